@@ -1,0 +1,238 @@
+"""Puts interfaces into any ``nn.Module`` and takes them out again."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from synthgrad.errors import ArgumentError, ShapeError
+from synthgrad.feedback import MLP, Conv, Feedback, Linear
+from synthgrad.interface import Interface
+from synthgrad.preserve import preserved
+
+FeedbackFactory = Callable[[Tensor], Feedback]
+CHILD = "interface"
+"""The name under which a cut submodule holds its interface."""
+
+
+def decouple(
+    model: nn.Module,
+    at: str | Sequence[str],
+    feedback: str | FeedbackFactory,
+    *,
+    context: int = 0,
+    lambda_: float | Callable[[int], float] = 0.0,
+    example_inputs: Any = None,
+    reduction: str = "mean",
+) -> nn.Module:
+    """Puts an interface behind each of the named submodules, in place.
+
+    The interface becomes a child, called ``interface``, of the submodule whose output it cuts. So
+    the model's own ``state_dict`` keys stay as they are, and those of the interface behind
+    ``encoder.2`` begin with ``encoder.2.interface.feedback``. Feedback models are made on the
+    device and in the dtype of their messages.
+
+    Args:
+        model: any module. Cutting where every path passes (behind a residual block, not inside)
+            makes it fit for :class:`synthgrad.Unlocked` as well.
+        at: names of submodules, as ``model.named_modules()`` gives them.
+        feedback: "linear", "mlp" or "conv" with the paper's sizes, or a function of a message
+            that returns a feedback model for it.
+        context: the number of classes, or the width of a context row, that "linear", "mlp" and
+            "conv" see besides the message; 0 for none.
+        lambda_: as for :class:`synthgrad.Interface`.
+        example_inputs: one tensor, a tuple of positional arguments or a mapping of keyword
+            arguments. One forward pass with them, which leaves no trace, tells the messages'
+            sizes. Without them, sizes are read off the layers themselves where those tell.
+        reduction: as for :class:`synthgrad.Interface`.
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        ArgumentError: a name does not exist, is cut already, or cannot be cut; or the feedback is
+            unknown; or a size can only be found by a forward pass and there are no
+            ``example_inputs``.
+        ShapeError: a submodule returns no tensor, or a message does not suit the feedback.
+    """
+    names = [at] if isinstance(at, str) else list(at)
+    senders = {name: _sender(model, name) for name in names}
+    if not senders:
+        raise ArgumentError("at must name at least one submodule, got none")
+    make = _factory(feedback, context)
+    if example_inputs is None:
+        if not isinstance(feedback, str):
+            raise ArgumentError("a feedback function needs example_inputs to be given a message")
+        messages = {name: _guess(model, name, feedback) for name in senders}
+    else:
+        messages = _messages(model, senders, example_inputs)
+    made: dict[str, Interface] = {}
+    for name, message in messages.items():
+        made[name] = _interface(name, message, make, lambda_, reduction)
+    # Only now, when nothing can fail any more, is the model changed.
+    for name, sender in senders.items():
+        sender.add_module(CHILD, made[name])
+        if not _runs_children(sender):
+            sender.register_forward_hook(_cut)
+    return model
+
+
+def recouple(model: nn.Module) -> nn.Module:
+    """Takes out, in place, every interface that :func:`decouple` put in.
+
+    Returns:
+        ``model`` itself, with its trained weights and its ``state_dict`` keys as before.
+    """
+    for module in model.modules():
+        if isinstance(module._modules.get(CHILD), Interface) and not isinstance(module, Interface):
+            ours = [key for key, hook in module._forward_hooks.items() if hook is _cut]
+            if ours or _runs_children(module):
+                del module._modules[CHILD]
+            for key in ours:
+                del module._forward_hooks[key]
+    return model
+
+
+def _cut(module: nn.Module, _: Any, output: Any) -> Any:
+    # A plain function, so that copies and pickles of a model carry it without a reference back.
+    return module._modules[CHILD](output)  # type: ignore[misc]
+
+
+def _runs_children(module: nn.Module) -> bool:
+    """Whether a last child simply runs last, which is all that an interface has to do."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _sender(model: nn.Module, name: str) -> nn.Module:
+    named = dict(model.named_modules(remove_duplicate=False))
+    if name not in named or not name:
+        near = difflib.get_close_matches(name, [n for n in named if n], n=3)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ArgumentError(f"{type(model).__name__} has no submodule {name!r}{hint}")
+    module = named[name]
+    if CHILD in module._modules:
+        raise ArgumentError(f"submodule {name!r} already has an interface")
+    if isinstance(module, Interface):
+        raise ArgumentError(f"submodule {name!r} is itself an interface")
+    iterated = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+    if iterated and not _runs_children(module):
+        raise ArgumentError(
+            f"cannot cut behind {name!r}: a {type(module).__name__} runs its children by itself; "
+            "name a module inside or after it"
+        )
+    return module
+
+
+def _factory(feedback: str | FeedbackFactory, context: int) -> FeedbackFactory:
+    if callable(feedback):
+        if context:
+            raise ArgumentError(
+                f"context={context} sizes the built-in feedback models; a feedback function "
+                "has to size its own"
+            )
+        return feedback
+    factories: dict[str, FeedbackFactory] = {
+        "linear": lambda h: Linear(h.shape[-1], context=context),
+        "mlp": lambda h: MLP(h.shape[-1], context=context),
+        "conv": lambda h: Conv(h.shape[1], context=context),
+    }
+    if feedback not in factories:
+        raise ArgumentError(
+            f"feedback must be one of {', '.join(map(repr, factories))} or a function of a "
+            f"message, got {feedback!r}"
+        )
+    ranks = {"linear": (2, 3), "mlp": (2, 3), "conv": (4,)}[feedback]
+
+    def make(h: Tensor) -> Feedback:
+        if h.ndim not in ranks:
+            raise ShapeError(
+                f'"{feedback}" expects a message of {" or ".join(map(str, ranks))} dimensions, '
+                f"got {tuple(h.shape)}"
+            )
+        return factories[feedback](h)
+
+    return make
+
+
+def _interface(
+    name: str, message: Tensor, make: FeedbackFactory, lambda_: Any, reduction: str
+) -> Interface:
+    try:
+        feedback = make(message)
+    except ShapeError as error:
+        raise ShapeError(f"interface {name!r}: {error}") from error
+    if isinstance(feedback, nn.Module):
+        feedback = feedback.to(message.device, message.dtype)
+    return Interface(feedback, lambda_, name=name, reduction=reduction)
+
+
+def _messages(
+    model: nn.Module, senders: Mapping[str, nn.Module], example_inputs: Any
+) -> dict[str, Tensor]:
+    """What each sender returns in one forward pass with the example."""
+    seen: dict[str, Any] = {}
+
+    def record(name: str) -> Callable[..., None]:
+        return lambda _module, _args, output: seen.update({name: output})
+
+    hooks = [sender.register_forward_hook(record(name)) for name, sender in senders.items()]
+    try:
+        with torch.no_grad(), preserved(model):
+            if isinstance(example_inputs, Mapping):
+                model(**example_inputs)
+            elif isinstance(example_inputs, tuple):
+                model(*example_inputs)
+            else:
+                model(example_inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name in senders:
+        if name not in seen:
+            raise ArgumentError(f"submodule {name!r} did not run in the forward pass")
+        output = seen[name]
+        if not isinstance(output, Tensor):
+            raise ShapeError(
+                f"submodule {name!r} returns {type(output).__name__}, but a message is one "
+                "tensor; cut behind a module that returns one, or place an Interface by hand"
+            )
+    return seen
+
+
+def _guess(model: nn.Module, name: str, feedback: str) -> Tensor:
+    """An empty message of the width that the layers around a cut tell.
+
+    Looks from the end of the named module backwards, in order of registration, for the last layer
+    that fixes a width; activations, dropout and pooling keep it. A wrong guess does not pass
+    unseen: the feedback model refuses a message of another width.
+    """
+    named = list(model.named_modules(remove_duplicate=False))
+    last = max(i for i, (n, _) in enumerate(named) if n == name or n.startswith(f"{name}."))
+    for _, module in reversed(named[: last + 1]):
+        width = _width(module)
+        if width is not None:
+            weight = next(iter(module.parameters()), torch.empty(()))
+            shape = (1, width, 1, 1) if feedback == "conv" else (1, width)
+            return torch.empty(shape, dtype=weight.dtype, device=weight.device)
+    raise ArgumentError(
+        f"the layers do not tell the size of the message behind {name!r}: pass example_inputs"
+    )
+
+
+def _width(module: nn.Module) -> int | None:
+    if isinstance(module, nn.LayerNorm):
+        return int(module.normalized_shape[-1])
+    for kind, attribute in (
+        (nn.Linear, "out_features"),
+        (nn.modules.conv._ConvNd, "out_channels"),
+        (nn.modules.batchnorm._BatchNorm, "num_features"),
+        (nn.GroupNorm, "num_channels"),
+        (nn.Embedding, "embedding_dim"),
+    ):
+        if isinstance(module, kind):
+            return int(getattr(module, attribute))
+    return None

@@ -1,0 +1,62 @@
+"""The contract of every feedback model: which error does a message get?"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+
+class Feedback(nn.Module, ABC):
+    """Says which error a message gets before the real one is known: ``δ̂ = M(h, c)``.
+
+    A subclass answers with :meth:`forward`. If it learns, :meth:`loss` says what it is fitted to;
+    if it remembers, :meth:`observe` sees every real error. Nothing else in the library has to
+    know about a new feedback model.
+    """
+
+    fitted_to: ClassVar[Literal["error", "loss"]] = "error"
+    """What :meth:`loss` takes as ``target``: the error at the message, or the value of the loss."""
+
+    _dtype: tuple[torch.dtype | None] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The precision that this model computes in: its first parameter's; None without any."""
+        if self._dtype is None:
+            self._dtype = (next((p.dtype for p in self.parameters()), None),)
+        return self._dtype[0]
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        self._dtype = None  # .to(), .double() and the like all come through here
+        return super()._apply(fn, recurse)
+
+    @abstractmethod
+    def forward(self, h: Tensor, context: Any = None) -> Tensor:
+        """Predicts the per-example error of ``h``.
+
+        Args:
+            h: the message, ``"batch *message"``, detached from the sender's graph.
+            context: whatever the caller knows besides, such as labels; None if nothing.
+
+        Returns:
+            ``δ̂``, of the shape of ``h``: the per-example error, that is, ``batch`` times the
+            gradient of a mean loss.
+        """
+
+    def loss(self, h: Tensor, target: Tensor, context: Any = None) -> Tensor | None:
+        """The scalar that fitting this model minimises, or None where nothing is learned.
+
+        Args:
+            h: the message that was sent, detached.
+            target: the real per-example error, like ``h``; for models ``fitted_to`` the loss,
+                its values per example, ``"batch"``.
+            context: as for :meth:`forward`.
+        """
+        return None
+
+    def observe(self, target: Tensor) -> None:
+        """Sees each real per-example error when it arrives; for models that remember."""

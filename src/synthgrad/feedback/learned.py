@@ -1,0 +1,236 @@
+"""Synthetic gradients: models that predict the error of a message and are fitted to the real one.
+
+The last layer of each starts at zero, weights and bias, so that the first synthetic gradient is
+exactly zero (D.1).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synthgrad.errors import ArgumentError, ShapeError
+from synthgrad.feedback.base import Feedback
+from synthgrad.feedback.encode import encode
+from synthgrad.functional import squared_error
+from synthgrad.types import Float
+
+
+class Regression(Feedback):
+    """A feedback model that is fitted by regression: ``min ‖M(h, c) - δ‖²`` (section 2.2).
+
+    A subclass has only to predict. The loss is fixed, so an interface can take the gradient of
+    the prediction in closed form and push it through the graph of the one forward pass.
+    """
+
+    @final
+    def loss(self, h: Tensor, target: Tensor, context: Any = None) -> Tensor:
+        """``(1/batch) Σ ‖M(h, c) - target‖²``, with weight 1; both sides are per-example errors.
+
+        Raises:
+            ShapeError: ``target`` has not the shape of ``h``.
+        """
+        if target.shape != h.shape:
+            raise ShapeError(
+                f"the target has shape {tuple(target.shape)}, its message {tuple(h.shape)}"
+            )
+        return squared_error(self(h, context), target)
+
+
+def _positive(name: str, value: int, least: int = 1) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ArgumentError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return value
+
+
+class Affine(nn.Module):
+    """``W [h; c] + b``, with the two blocks of W held apart.
+
+    The sum of two products is the product with the concatenation, without the copy and without
+    the odd width that slows the product of the wide block. The context's block is stored
+    transposed, ``(context, out)``: its gradient is then the quicker of the two products.
+
+    Args:
+        features: the width of ``h``.
+        context: the width of ``c``; 0 for none.
+        out: the width of the result.
+        bias: whether there is a ``b``.
+    """
+
+    def __init__(self, features: int, context: int, out: int, *, bias: bool) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(features + context)  # nn.Linear's, for the joint width
+        self.weight = nn.Parameter(torch.empty(out, features).uniform_(-bound, bound))
+        self.context_weight = (
+            nn.Parameter(torch.empty(context, out).uniform_(-bound, bound)) if context else None
+        )
+        self.bias = nn.Parameter(torch.empty(out).uniform_(-bound, bound)) if bias else None
+
+    def forward(self, h: Tensor, rows: Tensor | None) -> Tensor:
+        """Maps ``"*positions features"`` and ``"*positions context"`` to ``"*positions out"``."""
+        result = F.linear(h, self.weight, self.bias)
+        if self.context_weight is None or rows is None:
+            return result
+        if result.ndim == 2:  # adds in the product itself, and in place
+            return result.addmm_(rows, self.context_weight)
+        return result + rows @ self.context_weight
+
+
+def zero(layer: nn.Module) -> None:
+    """Sets every parameter of a layer to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+class MLP(Regression):
+    """Hidden layers (linear, batch norm, ReLU), then a linear map that starts at zero (D.1).
+
+    It acts on the last axis: messages ``"batch features"`` or ``"batch time features"``.
+
+    Args:
+        features: the width of the message.
+        hidden: the widths of the hidden layers; empty for a linear model.
+        context: the number of classes, or the width of a context row; 0 for an unconditional
+            model. The encoded context is concatenated to the message.
+
+    Raises:
+        ArgumentError: a size is not a positive integer.
+    """
+
+    def __init__(
+        self, features: int, hidden: Sequence[int] = (1024, 1024), context: int = 0
+    ) -> None:
+        super().__init__()
+        self.features = _positive("features", features)
+        self.context = _positive("context", context, least=0)
+        widths = [_positive("hidden", units) for units in hidden] + [features]
+        # Batch norm subtracts the mean, so a bias before it would have no effect.
+        self.first = Affine(features, context, widths[0], bias=not hidden)
+        rest: list[nn.Module] = []
+        for units, above in itertools.pairwise(widths):
+            is_last = len(rest) == 3 * (len(hidden) - 1)
+            rest += [
+                nn.BatchNorm1d(units),
+                nn.ReLU(),
+                nn.Linear(units, above, bias=is_last),
+            ]
+        self.rest = nn.Sequential(*rest)
+        zero(self.rest[-1] if rest else self.first)
+
+    def forward(
+        self, h: Float[Tensor, "batch *time features"], context: Any = None
+    ) -> Float[Tensor, "batch *time features"]:
+        """Predicts the per-example error of ``h``.
+
+        Raises:
+            ShapeError: the last axis of ``h`` is not ``features`` wide.
+            ContextError: the model is conditional and the context is missing or does not fit.
+        """
+        if h.ndim not in (2, 3) or h.shape[-1] != self.features:
+            raise ShapeError(
+                f"the feedback model {type(self).__name__} was built for messages (batch, "
+                f"{self.features}) or (batch, time, {self.features}), got {tuple(h.shape)}"
+            )
+        rows = None
+        if self.context:
+            rows = encode(context, h.shape[:-1], self.context, h.dtype)
+        x = self.first(h, rows)
+        if len(self.rest):
+            x = self.rest(x.flatten(0, -2)).unflatten(0, h.shape[:-1])
+        return x
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return f"features={self.features}, context={self.context}"
+
+
+class Linear(MLP):
+    """An affine feedback model, ``δ̂ = W [h; c] + b``, which starts at zero.
+
+    With the label as context it is the best model of the paper's cDNI (fig. 14).
+
+    Args:
+        features: the width of the message, its last axis.
+        context: as for :class:`MLP`.
+
+    Raises:
+        ArgumentError: a size is not a positive integer.
+    """
+
+    def __init__(self, features: int, context: int = 0) -> None:
+        super().__init__(features, hidden=(), context=context)
+
+
+class Conv(Regression):
+    """A convolutional feedback model that keeps the resolution (D.1).
+
+    Hidden layers (convolution with same padding, batch norm, ReLU), then a convolution that
+    starts at zero. Messages are ``"batch channels height width"``.
+
+    Args:
+        channels: the channels of the message.
+        hidden: the channels of the hidden layers; empty for a linear model.
+        kernel_size: of every convolution.
+        context: the number of label channels; the channel of an example's label is all ones,
+            the others zeros.
+
+    Raises:
+        ArgumentError: a size is not a positive integer.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: Sequence[int] = (64, 64),
+        kernel_size: int = 5,
+        context: int = 0,
+    ) -> None:
+        super().__init__()
+        self.channels = _positive("channels", channels)
+        self.context = _positive("context", context, least=0)
+        _positive("kernel_size", kernel_size)
+        layers: list[nn.Module] = []
+        width = channels + context
+        for units in hidden:
+            layers += [
+                nn.Conv2d(
+                    width, _positive("hidden", units), kernel_size, padding="same", bias=False
+                ),
+                nn.BatchNorm2d(units),
+                nn.ReLU(),
+            ]
+            width = units
+        self.hidden = nn.Sequential(*layers)
+        self.out = nn.Conv2d(width, channels, kernel_size, padding="same")
+        zero(self.out)
+
+    def forward(
+        self, h: Float[Tensor, "batch channels height width"], context: Any = None
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Predicts the per-example error of ``h``.
+
+        Raises:
+            ShapeError: ``h`` is not 4-dimensional or has another number of channels.
+            ContextError: the model is conditional and the context is missing or does not fit.
+        """
+        if h.ndim != 4 or h.shape[1] != self.channels:
+            raise ShapeError(
+                f"the feedback model Conv was built for messages (batch, {self.channels}, "
+                f"height, width), got {tuple(h.shape)}"
+            )
+        x = h
+        if self.context:
+            planes = encode(context, h.shape[:1], self.context, h.dtype)
+            planes = planes[:, :, None, None].expand(-1, -1, *h.shape[2:])
+            x = torch.cat([h, planes], dim=1)
+        return self.out(self.hidden(x))
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return f"channels={self.channels}, context={self.context}"

@@ -1,0 +1,335 @@
+"""The interface: the one place where a message goes up and a synthetic error comes back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from synthgrad import audit
+from synthgrad.context import current_context
+from synthgrad.errors import (
+    ArgumentError,
+    LockingError,
+    NonFiniteError,
+    ShapeError,
+    SynthgradError,
+)
+from synthgrad.feedback import Feedback, Regression
+from synthgrad.functional import (
+    check_lambda,
+    mix,
+    per_example,
+    per_loss,
+    redirect,
+    regression_grad,
+)
+from synthgrad.values import Values, link
+
+Route = Callable[["Interface", Tensor, Any], Tensor]
+_route: ContextVar[Route | None] = ContextVar("synthgrad_route", default=None)
+
+
+@contextmanager
+def routed(route: Route) -> Iterator[None]:
+    """Hands every message inside the block to ``route`` instead; how schedules and probes work."""
+    token = _route.set(route)
+    try:
+        yield
+    finally:
+        _route.reset(token)
+
+
+class Interface(nn.Module):
+    r"""Sits on an edge between a sender and a receiver: the message goes up, an error comes back.
+
+    In the forward pass it is the identity. In the backward pass, where the error δ of the message
+    arrives from above, it fits its feedback model M to δ and sends down
+
+    .. math:: \bar g = \lambda\, \delta + (1 - \lambda)\, M(h, c)
+
+    (supplement A.2). M's gradients come from the same ``loss.backward()`` as all others, so a plain
+    training loop stays as it is. With a chain of interfaces δ is itself such a mixture: the
+    bootstrap of section 2.2. In ``eval()`` or without grad the interface does nothing at all.
+
+    Args:
+        feedback: predicts the per-example error.
+        lambda_: the weight of the real error, a number in [0, 1] or a function of the step that
+            returns one. A step is one error that came back. At 1 the network gets
+            plain backpropagation while M is fitted already: a warm-up.
+        reduction: how the loss joins a batch. "mean": the per-example error is ``batch`` times
+            what autograd carries; "sum": they are the same.
+        name: how errors call this interface; :func:`synthgrad.decouple` gives the submodule's.
+        check_finite: whether each arriving error is checked for NaN and infinity. On a GPU the
+            check waits for the device.
+
+    Raises:
+        ArgumentError: an argument is not of its kind or outside its range.
+    """
+
+    def __init__(
+        self,
+        feedback: Feedback,
+        lambda_: float | Callable[[int], float] = 0.0,
+        *,
+        reduction: str = "mean",
+        name: str | None = None,
+        check_finite: bool = True,
+    ) -> None:
+        super().__init__()
+        if not isinstance(feedback, Feedback):
+            raise ArgumentError(
+                f"feedback must be a synthgrad.feedback.Feedback, got {type(feedback).__name__}"
+            )
+        if reduction not in ("mean", "sum"):
+            raise ArgumentError(f'reduction must be "mean" or "sum", got {reduction!r}')
+        if isinstance(lambda_, int | float):
+            check_lambda(float(lambda_))
+        elif not callable(lambda_):
+            raise ArgumentError(
+                f"lambda_ must be a number or a function of the step, got {lambda_!r}"
+            )
+        self.feedback = feedback
+        self.lambda_ = lambda_
+        self.reduction = reduction
+        self.name = name
+        self.check_finite = check_finite
+        self.step = 0
+        audit.watch_optimizers()
+
+    def forward(self, h: Tensor, context: Any = None) -> Tensor:
+        """Returns the message; its error is decided in the backward pass.
+
+        Args:
+            h: the message: "batch features", "batch time features" or
+                "batch channels height width".
+            context: what a conditional feedback model sees besides; by default that of
+                :func:`synthgrad.context`.
+
+        Returns:
+            A tensor equal to ``h``.
+
+        Raises:
+            ShapeError: the feedback model was built for other messages.
+            ContextError: the context is missing or does not fit the message.
+            NonFiniteError: in the backward pass, where the arriving error holds NaN or infinity.
+        """
+        self._check_message(h)
+        if context is None:
+            context = current_context()
+        route = _route.get()
+        if route is not None:
+            return route(self, h, context)
+        if not (self.training and torch.is_grad_enabled()):
+            return h
+        call = self.call(h, context)
+        link(h, call.values)
+        if call.learns:
+            call.expectation = audit.expect(self)
+        return redirect(h, call, call.inputs, call.saved)
+
+    def send(self, h: Tensor, context: Any = None) -> tuple[Tensor, Call]:
+        """Unlocked use: the sender gets its error now, the feedback model its target later.
+
+        Runs the sender's backward pass with ``δ̂ = M(h, c)``, which frees its graph, and returns
+        the message, cut off from the sender. When the receiver's backward pass reaches it, or
+        ``message.backward(delta)`` is called, the feedback model is fitted, as in inline use.
+
+        Returns:
+            The message, and the call that answers its error.
+
+        Raises:
+            LockingError: ``lambda_`` is not 0: any part of the real error would have to be waited
+                for.
+            ShapeError, ContextError: as for :meth:`forward`.
+        """
+        self._check_message(h)
+        lambda_ = self.current_lambda()
+        if lambda_ != 0:
+            raise LockingError(
+                f"{self.label}: lambda_ is {lambda_} at step {self.step}, so its sender has to "
+                "wait for the real error and cannot be unlocked; expected lambda_=0"
+            )
+        call = self.call(h, context)
+        link(h, call.values)
+        if h.requires_grad:
+            h.backward(call.synthetic)
+        message = h.detach()
+        if not call.learns:  # nothing else would make the error come back, and models may remember
+            message.requires_grad_()
+        return redirect(message, call, call.inputs, call.saved), call
+
+    def call(self, h: Tensor, context: Any) -> Call:
+        """Predicts the error of ``h``; the result answers the real one when it arrives."""
+        try:
+            return Call(self, h, context)
+        except SynthgradError as error:
+            raise self._own(error) from error
+
+    def current_lambda(self) -> float:
+        """The weight of the real error at this step.
+
+        Raises:
+            ArgumentError: a function of the step returned something outside [0, 1].
+        """
+        value = self.lambda_(self.step) if callable(self.lambda_) else self.lambda_
+        if not 0 <= value <= 1:
+            raise ArgumentError(
+                f"{self.label}: lambda_ must lie in [0, 1], got {value!r} at step {self.step}"
+            )
+        return value
+
+    @property
+    def label(self) -> str:
+        """How error messages call this interface."""
+        if self.name is not None:
+            return f"interface {self.name!r}"
+        return f"interface {type(self.feedback).__name__}({self.feedback.extra_repr()})"
+
+    def check(self, delta: Tensor) -> None:
+        """Refuses an arriving error that no model should be fitted to.
+
+        Raises:
+            NonFiniteError: it holds NaN or infinity.
+        """
+        if not self.check_finite or _capturing(delta):
+            return
+        # The sum is ten times faster than an element-wise test, which then only has to confirm.
+        if not math.isfinite(delta.sum().item()) and (bad := int((~delta.isfinite()).sum())):
+            raise NonFiniteError(
+                f"{self.label}: the error that came back for a message of shape "
+                f"{tuple(delta.shape)} has {bad} non-finite values (NaN or infinity); expected "
+                f"finite ones. Nothing was fitted to it."
+            )
+
+    def get_extra_state(self) -> dict[str, int]:
+        """The step, which a function of the step needs to go on after a restart."""
+        return {"step": self.step}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Restores the step."""
+        self.step = int(state["step"])
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        name = "" if self.name is None else f"{self.name!r}, "
+        return f"{name}lambda_={self.lambda_}, reduction={self.reduction!r}"
+
+    def _check_message(self, h: Any) -> None:
+        if not isinstance(h, Tensor) or not h.is_floating_point() or h.ndim < 2:
+            came = (
+                f"{h.dtype} of shape {tuple(h.shape)}"
+                if isinstance(h, Tensor)
+                else type(h).__name__
+            )
+            raise ShapeError(
+                f"{self.label}: a message is one floating-point tensor (batch, ...), got {came}"
+            )
+
+    def _own(self, error: SynthgradError) -> SynthgradError:
+        """The same error, with this interface's name in front."""
+        text = str(error)
+        return error if text.startswith("interface ") else type(error)(f"{self.label}: {text}")
+
+
+class Call:
+    """One message on its way: knows its prediction and answers the real error when it arrives.
+
+    A regression model is fitted through the graph of its prediction, with the gradient of the
+    squared error in closed form; any other through the gradient of its own loss.
+
+    Attributes:
+        synthetic: the synthetic error on the scale that autograd carries, detached.
+        inputs: what gets a gradient when the error arrives: the prediction, or the parameters.
+        saved: what :meth:`__call__` needs then.
+        learns: whether there is anything to fit.
+        served: whether the error has arrived.
+    """
+
+    def __init__(self, interface: Interface, h: Tensor, context: Any) -> None:
+        feedback = interface.feedback
+        self.interface = interface
+        self.context = context
+        self.expectation: audit.Expectation | None = None
+        self.values: Values | None = None
+        self.served = False
+        detached = h.detach()
+        message = _for_model(detached, feedback)
+        prediction = feedback(message, context)
+        if prediction.shape != h.shape:
+            raise ShapeError(
+                f"the feedback model {type(feedback).__name__} returned {tuple(prediction.shape)} "
+                f"for a message {tuple(h.shape)}"
+            )
+        if prediction.dtype != h.dtype:
+            prediction = prediction.to(h.dtype)
+        self.synthetic = per_loss(prediction.detach(), interface.reduction)
+        self.by_regression = isinstance(feedback, Regression)
+        if self.by_regression:
+            self.learns = prediction.requires_grad
+            self.inputs: tuple[Tensor, ...] = (prediction,)
+            self.saved: tuple[Tensor, ...] = (self.synthetic,)
+        else:
+            self.inputs = tuple(p for p in feedback.parameters() if p.requires_grad)
+            self.saved = (self.synthetic, message)
+            self.learns = bool(self.inputs)
+        if feedback.fitted_to == "loss":
+            self.values = Values(feedback, message, context)
+
+    def __call__(
+        self, delta: Tensor, synthetic: Tensor, message: Tensor | None = None
+    ) -> Sequence[Tensor | None]:
+        """Fits and mixes (:func:`synthgrad.functional.redirect`).
+
+        Returns:
+            The error for the message, then a gradient for each of ``inputs``.
+        """
+        interface = self.interface
+        feedback = interface.feedback
+        self.served = True
+        if self.expectation is not None:
+            self.expectation.served = True
+        interface.check(delta)
+        lambda_ = interface.current_lambda()
+        interface.step += 1
+        error = mix(delta, synthetic, lambda_)
+        if type(feedback).observe is not Feedback.observe:
+            feedback.observe(per_example(delta, interface.reduction))
+        if message is not None:
+            try:
+                return error, *self._fit(delta, message, lambda_)
+            except SynthgradError as problem:
+                raise interface._own(problem) from problem
+        if self.learns:
+            return error, regression_grad(synthetic, delta, interface.reduction)
+        return error, None
+
+    def _fit(self, delta: Tensor, message: Tensor, lambda_: float) -> Sequence[Tensor | None]:
+        if self.values is not None:
+            target = self.values.resolve(lambda_, required=self.learns)
+        else:
+            target = per_example(delta, self.interface.reduction)
+        if self.learns:
+            with torch.enable_grad():
+                target = target.to(message.dtype)
+                loss = self.interface.feedback.loss(message, target, self.context)
+            if loss is not None:
+                return torch.autograd.grad(loss, self.inputs, allow_unused=True)
+        return (None,) * len(self.inputs)
+
+
+def _for_model(h: Tensor, feedback: Feedback) -> Tensor:
+    """The message in the feedback model's own precision, unless autocast sees to that."""
+    dtype = feedback.dtype
+    if dtype is None or dtype == h.dtype or torch.is_autocast_enabled(h.device.type):
+        return h
+    return h.to(dtype)
+
+
+def _capturing(tensor: Tensor) -> bool:
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -1,0 +1,155 @@
+"""Finds the segments into which interfaces cut a model, and the paths that go around a cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from synthgrad.context import context as in_context
+from synthgrad.errors import LockingError
+from synthgrad.functional import redirect
+from synthgrad.graph import leaf_of, nodes_below
+from synthgrad.interface import Interface, routed
+from synthgrad.preserve import preserved
+
+LAST = "output"
+"""The name of the segment that ends at the loss."""
+
+
+@dataclass
+class Segment:
+    """A part of a model between cuts, named by the interface at its end.
+
+    Attributes:
+        name: the interface's name, else its path in the model; "output" for the last segment.
+        interface: the one at its end; None for the last segment, which ends at the loss.
+        parameters: the network's own parameters in it.
+        inputs: the interfaces whose messages it receives.
+        fits: those whose feedback models can be fitted once it has run: no later segment
+            receives their messages.
+        shared: whether more than one segment receives the message of its interface.
+    """
+
+    name: str
+    interface: Interface | None
+    parameters: list[nn.Parameter] = field(default_factory=list)
+    inputs: list[Interface] = field(default_factory=list)
+    fits: list[Interface] = field(default_factory=list)
+    shared: bool = False
+
+
+def find_segments(
+    model: nn.Module, x: Any, loss_fn: Callable[[Any], Tensor], context: Any = None
+) -> list[Segment]:
+    """Runs one forward pass, which leaves no trace and keeps no activations, and looks at it.
+
+    Returns:
+        The segments in the order in which they run.
+
+    Raises:
+        LockingError: a path goes around a cut, two segments share a parameter, an interface runs
+            twice, or none of an interface's messages reaches the loss.
+    """
+    search = _Search(model)
+    # Saved tensors are dropped: only the shape of the graph is wanted.
+    drop = torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: torch.empty(0))
+    with preserved(model), torch.enable_grad(), drop, in_context(context):
+        with routed(search.cut):
+            output = model(x)
+        search.end(loss_fn(output), None)
+    return search.finish(model)
+
+
+class _Search:
+    def __init__(self, model: nn.Module) -> None:
+        self.segments: list[Segment] = []
+        self.paths = {m: m.name or p for p, m in model.named_modules() if isinstance(m, Interface)}
+        self.names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
+        self.owner: dict[Any, Segment] = {}  # of each node seen
+        self.sender: dict[Tensor | None, Interface] = {}  # by the leaf under what receivers got
+
+    def cut(self, interface: Interface, h: Tensor, context: Any) -> Tensor:
+        if any(s.interface is interface for s in self.segments):
+            raise LockingError(
+                f"{interface.label} runs more than once in a forward pass; an unlocked schedule "
+                "updates its segment at its first run. Use it inline instead"
+            )
+        with torch.no_grad():
+            interface.call(h, context)  # refuses a wrong message or context before any update
+        self.end(h, interface)
+        leaf = h.detach().requires_grad_()
+        self.sender[leaf] = interface
+        return redirect(leaf, lambda delta: (delta,))
+
+    def end(self, tensor: Tensor, interface: Interface | None) -> None:
+        segment = Segment(self.paths[interface] if interface else LAST, interface)
+
+        def known(node: Any) -> bool:
+            return self.owner.get(node, segment) is not segment
+
+        for node in nodes_below(tensor, stop=known):
+            leaf = leaf_of(node)
+            sender = self._sender(node)
+            if leaf is not None and leaf in self.sender:
+                continue
+            if sender is not None:
+                self.owner[node] = segment
+                segment.inputs.append(sender)
+            elif not known(node):
+                self.owner[node] = segment
+                if isinstance(leaf, nn.Parameter):
+                    segment.parameters.append(leaf)
+            elif leaf is not None:
+                raise LockingError(
+                    f"the segments ending at {self.owner[node].name!r} and {segment.name!r} share "
+                    f"the parameter {self.names.get(leaf, '(not of this model)')!r}; one would "
+                    "change it before the other runs"
+                )
+            else:
+                raise LockingError(
+                    f"a path goes around the cut at {self.owner[node].name!r}: {node.name()}, "
+                    f"which depends on {self._source(node)}, is used again in the segment ending "
+                    f"at {segment.name!r}. Cut where all paths meet, or use the model inline"
+                )
+        self.segments.append(segment)
+
+    def finish(self, model: nn.Module) -> list[Segment]:
+        last_use = {interface: segment for segment in self.segments for interface in segment.inputs}
+        for interface in self.paths:
+            if interface not in last_use:
+                raise LockingError(
+                    f"{interface.label}: no gradient reaches it, since the loss does not depend "
+                    "on its message"
+                )
+            last_use[interface].fits.append(interface)
+        for segment in self.segments:
+            uses = [s for s in self.segments if segment.interface in s.inputs]
+            segment.shared = len(uses) > 1
+        known = {p for segment in self.segments for p in segment.parameters}
+        known.update(p for interface in self.paths for p in interface.feedback.parameters())
+        # A parameter that this pass did not use may be used by another: the last segment has it.
+        self.segments[-1].parameters += [
+            p for p in model.parameters() if p.requires_grad and p not in known
+        ]
+        return self.segments
+
+    def _sender(self, node: Any) -> Interface | None:
+        """The interface whose message enters a segment at this node, if one does."""
+        leaves = (leaf_of(below) for below, _ in node.next_functions if below is not None)
+        return next((self.sender[leaf] for leaf in leaves if leaf in self.sender), None)
+
+    def _source(self, node: Any) -> str:
+        leaves = [leaf_of(below) for below in _with_all_below(node)]
+        named = [self.names[leaf] for leaf in leaves if leaf is not None and leaf in self.names]
+        return f"the parameter {named[0]!r}" if named else "an earlier message"
+
+
+def _with_all_below(node: Any) -> list[Any]:
+    queue = [node]
+    for n in queue:
+        queue += [below for below, _ in n.next_functions if below and below not in queue]
+    return queue

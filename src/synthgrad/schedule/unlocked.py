@@ -1,0 +1,205 @@
+"""Update-unlocked training: each segment is updated before the next one runs (fig. 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from synthgrad.context import context as in_context
+from synthgrad.errors import ArgumentError, LockingError
+from synthgrad.functional import redirect
+from synthgrad.interface import Call, Interface, routed
+from synthgrad.schedule.segments import Segment, find_segments
+from synthgrad.values import losses
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Unlocked:
+    """Trains a model whose interfaces cut it into segments, one segment at a time.
+
+    The order is that of fig. 9. Segment i runs; the feedback model behind it predicts the error;
+    the segment is updated at once and its graph is freed; then segment i + 1 runs on the message.
+    Its own backward pass gives the real (bootstrapped) error of the message, to which the feedback
+    model is fitted. Only one segment's activations are alive at any time.
+
+    The gradients are those of inline use. The first step looks at the graph, and an optimiser is
+    made for each segment from its parameters and those of the feedback models at its inputs.
+
+    Args:
+        model: a module with interfaces, all at ``lambda_=0``.
+        optimizer: makes an optimiser from parameters, for example
+            ``functools.partial(torch.optim.Adam, lr=1e-3)``.
+        feedback_optimizer: the same for feedback models, where they want another one.
+
+    Attributes:
+        optimizers: by name, one per segment (and one more per segment for its feedback models, if
+            asked for), in the order of the updates; empty before the first step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: MakeOptimizer,
+        *,
+        feedback_optimizer: MakeOptimizer | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._make = optimizer
+        self._make_feedback = feedback_optimizer
+        self._segments: dict[Interface | None, Segment] = {}
+        self._updates: dict[Interface | None, list[torch.optim.Optimizer]] = {}
+        self._stored: dict[str, Any] | None = None
+
+    def step(self, x: Any, loss_fn: Callable[[Any], Tensor], context: Any = None) -> Tensor:
+        """One forward pass, with every segment updated on the way.
+
+        Args:
+            x: the model's input.
+            loss_fn: ``loss_fn(output)`` returns the scalar loss, or the loss of each example,
+                "batch", whose mean is then taken (critics need it so).
+            context: what conditional feedback models see besides, such as labels.
+
+        Returns:
+            The loss, a detached scalar.
+
+        Raises:
+            LockingError: at the first step, before anything is updated: the graph does not split
+                at the interfaces (a skip around a cut, a parameter in two segments, an interface
+                that no gradient reaches). At any step: ``lambda_`` is not 0.
+            NonFiniteError: a target holds NaN or infinity.
+        """
+        if not self.model.training:
+            raise LockingError("the model is in eval mode; call model.train() before step()")
+        if not self._segments:
+            self.prepare(x, loss_fn, context)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
+        run = _Run(self)
+        with torch.enable_grad(), in_context(context):
+            with routed(run.cut):
+                output = self.model(x)
+            loss = loss_fn(output)
+        return run.finish(loss)
+
+    def prepare(self, x: Any, loss_fn: Callable[[Any], Tensor], context: Any = None) -> None:
+        """Finds the segments and makes their optimisers; the first step does it if needed.
+
+        Raises:
+            LockingError: as for :meth:`step`.
+        """
+        segments = find_segments(self.model, x, loss_fn, context)
+        taken: set[nn.Parameter] = set()
+        feedback: dict[Interface | None, list[nn.Parameter]] = {}
+        # From the top, so that a feedback model that interfaces share goes with its last use.
+        for segment in reversed(segments):
+            own = [p for i in segment.fits for p in i.feedback.parameters() if p.requires_grad]
+            feedback[segment.interface] = [p for p in dict.fromkeys(own) if p not in taken]
+            taken.update(own)
+        for segment in segments:
+            own, fitted = segment.parameters, feedback[segment.interface]
+            if self._make_feedback is None:
+                asked = [(segment.name, self._make, own + fitted)]
+            else:
+                asked = [
+                    (segment.name, self._make, own),
+                    (f"{segment.name} feedback", self._make_feedback, fitted),
+                ]
+            made = {name: make(parameters) for name, make, parameters in asked if parameters}
+            self.optimizers.update(made)
+            self._updates[segment.interface] = list(made.values())
+        self._segments = {segment.interface: segment for segment in segments}
+        if self._stored is not None:
+            self.load_state_dict(self._stored)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of every optimiser, by name."""
+        return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores :meth:`state_dict`; before the first step, it is kept until then.
+
+        Raises:
+            ArgumentError: it belongs to a model that is cut elsewhere.
+        """
+        if not self._segments:
+            self._stored = state
+            return
+        if state.keys() != self.optimizers.keys():
+            raise ArgumentError(
+                f"the state has optimisers {list(state)}, this model has {list(self.optimizers)}"
+            )
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state[name])
+        self._stored = None
+
+
+class _Run:
+    """The messages of one step that still wait for their error."""
+
+    def __init__(self, schedule: Unlocked) -> None:
+        self.schedule = schedule
+        self.calls: dict[Interface, Call] = {}
+        self.gathering: dict[Interface, _Gather] = {}
+
+    def cut(self, interface: Interface, h: Tensor, context: Any) -> Tensor:
+        segment = self._segment(interface)
+        message, call = interface.send(h, context)
+        self._settle(segment)
+        self.calls[interface] = call
+        if not segment.shared:
+            return message
+        gather = self.gathering[interface] = _Gather(message, call)
+        return redirect(message.detach().requires_grad_(), gather)
+
+    def finish(self, loss: Tensor) -> Tensor:
+        segment = self._segment(None)
+        if loss.ndim:
+            loss = losses(loss).mean()
+        loss.backward()
+        self._settle(segment)
+        for interface, call in self.calls.items():
+            if not call.served:
+                raise LockingError(f"{interface.label}: no gradient reached it in this step")
+        return loss.detach()
+
+    def _segment(self, interface: Interface | None) -> Segment:
+        segment = self.schedule._segments.get(interface)
+        if segment is None:
+            assert interface is not None
+            raise LockingError(
+                f"{interface.label} did not run in the first step; a schedule needs the same "
+                "interfaces in each"
+            )
+        return segment
+
+    def _settle(self, segment: Segment) -> None:
+        """Fits what now has its whole error, and updates the segment."""
+        for interface in segment.fits:
+            if interface in self.gathering:
+                self.gathering.pop(interface).deliver()
+        for optimizer in self.schedule._updates[segment.interface]:
+            optimizer.step()
+
+
+class _Gather:
+    """Adds up the errors of a message that several segments receive, each in its own time."""
+
+    def __init__(self, message: Tensor, call: Call) -> None:
+        self.message = message
+        self.values = call.values
+        self.delta: Tensor | None = None
+
+    def __call__(self, delta: Tensor) -> tuple[None]:
+        self.delta = delta if self.delta is None else self.delta + delta
+        return (None,)
+
+    def deliver(self) -> None:
+        if self.delta is not None:
+            self.message.backward(self.delta)
