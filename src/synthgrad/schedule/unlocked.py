@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from synthgrad.call import Call
 from synthgrad.context import context as in_context
 from synthgrad.errors import ArgumentError, LockingError
 from synthgrad.functional import redirect
-from synthgrad.interface import Call, Interface, routed
+from synthgrad.interface import Interface, routed
 from synthgrad.schedule.segments import Segment, find_segments
 from synthgrad.values import losses
 

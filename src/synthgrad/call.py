@@ -1,0 +1,112 @@
+"""A message on its way through an interface: its prediction, and the answer to its real error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from synthgrad import audit
+from synthgrad.errors import ShapeError, SynthgradError
+from synthgrad.feedback import Feedback, Regression
+from synthgrad.functional import mix, per_example, per_loss, regression_grad
+from synthgrad.values import Values
+
+if TYPE_CHECKING:
+    from synthgrad.interface import Interface
+
+
+class Call:
+    """One message on its way: knows its prediction and answers the real error when it arrives.
+
+    A regression model is fitted through the graph of its prediction, with the gradient of the
+    squared error in closed form; any other through the gradient of its own loss.
+
+    Attributes:
+        synthetic: the synthetic error on the scale that autograd carries, detached.
+        inputs: what gets a gradient when the error arrives: the prediction, or the parameters.
+        saved: what :meth:`__call__` needs then.
+        learns: whether there is anything to fit.
+        served: whether the error has arrived.
+    """
+
+    def __init__(self, interface: Interface, h: Tensor, context: Any) -> None:
+        feedback = interface.feedback
+        self.interface = interface
+        self.context = context
+        self.expectation: audit.Expectation | None = None
+        self.values: Values | None = None
+        self.served = False
+        detached = h.detach()
+        message = _for_model(detached, feedback)
+        prediction = feedback(message, context)
+        if prediction.shape != h.shape:
+            raise ShapeError(
+                f"the feedback model {type(feedback).__name__} returned {tuple(prediction.shape)} "
+                f"for a message {tuple(h.shape)}"
+            )
+        if prediction.dtype != h.dtype:
+            prediction = prediction.to(h.dtype)
+        self.synthetic = per_loss(prediction.detach(), interface.reduction)
+        self.by_regression = isinstance(feedback, Regression)
+        if self.by_regression:
+            self.learns = prediction.requires_grad
+            self.inputs: tuple[Tensor, ...] = (prediction,)
+            self.saved: tuple[Tensor, ...] = (self.synthetic,)
+        else:
+            self.inputs = tuple(p for p in feedback.parameters() if p.requires_grad)
+            self.saved = (self.synthetic, message)
+            self.learns = bool(self.inputs)
+        if feedback.fitted_to == "loss":
+            self.values = Values(feedback, message, context)
+
+    def __call__(
+        self, delta: Tensor, synthetic: Tensor, message: Tensor | None = None
+    ) -> Sequence[Tensor | None]:
+        """Fits and mixes (:func:`synthgrad.functional.redirect`).
+
+        Returns:
+            The error for the message, then a gradient for each of ``inputs``.
+        """
+        interface = self.interface
+        feedback = interface.feedback
+        self.served = True
+        if self.expectation is not None:
+            self.expectation.served = True
+        interface.check(delta)
+        lambda_ = interface.current_lambda()
+        interface.step += 1
+        error = mix(delta, synthetic, lambda_)
+        if type(feedback).observe is not Feedback.observe:
+            feedback.observe(per_example(delta, interface.reduction))
+        if message is not None:
+            try:
+                return error, *self._fit(delta, message, lambda_)
+            except SynthgradError as problem:
+                raise interface.named(problem) from problem
+        if self.learns:
+            return error, regression_grad(synthetic, delta, interface.reduction)
+        return error, None
+
+    def _fit(self, delta: Tensor, message: Tensor, lambda_: float) -> Sequence[Tensor | None]:
+        if self.values is not None:
+            target = self.values.resolve(lambda_, required=self.learns)
+        else:
+            target = per_example(delta, self.interface.reduction)
+        if self.learns:
+            with torch.enable_grad():
+                target = target.to(message.dtype)
+                loss = self.interface.feedback.loss(message, target, self.context)
+            if loss is not None:
+                return torch.autograd.grad(loss, self.inputs, allow_unused=True)
+        return (None,) * len(self.inputs)
+
+
+def _for_model(h: Tensor, feedback: Feedback) -> Tensor:
+    """The message in the feedback model's own precision, unless autocast sees to that."""
+    dtype = feedback.dtype
+    if dtype is None or dtype == h.dtype or torch.is_autocast_enabled(h.device.type):
+        return h
+    return h.to(dtype)
