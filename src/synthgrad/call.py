@@ -11,7 +11,7 @@ from torch import Tensor
 from synthgrad import audit
 from synthgrad.errors import ShapeError, SynthgradError
 from synthgrad.feedback import Feedback, Regression
-from synthgrad.functional import mix, per_example, per_loss, regression_grad
+from synthgrad.functional import mix, per_example, per_loss, redirect, regression_grad
 from synthgrad.values import Values
 
 if TYPE_CHECKING:
@@ -25,9 +25,8 @@ class Call:
     squared error in closed form; any other through the gradient of its own loss.
 
     Attributes:
-        synthetic: the synthetic error on the scale that autograd carries, detached.
-        inputs: what gets a gradient when the error arrives: the prediction, or the parameters.
-        saved: what :meth:`__call__` needs then.
+        synthetic: the synthetic error on the scale that autograd carries, detached; until
+            :meth:`pass_on`.
         learns: whether there is anything to fit.
         served: whether the error has arrived.
     """
@@ -39,8 +38,8 @@ class Call:
         self.expectation: audit.Expectation | None = None
         self.values: Values | None = None
         self.served = False
-        detached = h.detach()
-        message = _for_model(detached, feedback)
+        self.by_regression = isinstance(feedback, Regression)
+        message = _for_model(h.detach(), feedback, autocasts=self.by_regression)
         prediction = feedback(message, context)
         if prediction.shape != h.shape:
             raise ShapeError(
@@ -50,17 +49,26 @@ class Call:
         if prediction.dtype != h.dtype:
             prediction = prediction.to(h.dtype)
         self.synthetic = per_loss(prediction.detach(), interface.reduction)
-        self.by_regression = isinstance(feedback, Regression)
         if self.by_regression:
             self.learns = prediction.requires_grad
-            self.inputs: tuple[Tensor, ...] = (prediction,)
-            self.saved: tuple[Tensor, ...] = (self.synthetic,)
+            self._fitted: tuple[Tensor, ...] = (prediction,)
+            self._saved: tuple[Tensor, ...] = (self.synthetic,)
         else:
-            self.inputs = tuple(p for p in feedback.parameters() if p.requires_grad)
-            self.saved = (self.synthetic, message)
-            self.learns = bool(self.inputs)
+            self._fitted = tuple(p for p in feedback.parameters() if p.requires_grad)
+            self._saved = (self.synthetic, message)
+            self.learns = bool(self._fitted)
         if feedback.fitted_to == "loss":
             self.values = Values(feedback, message, context)
+
+    def pass_on(self, h: Tensor) -> Tensor:
+        """The message for its receivers; this call answers the error that comes back for it."""
+        result = redirect(h, self, self._fitted, self._saved)
+        # From here on the graph alone holds them, and frees them when it has used them.
+        del self.synthetic
+        self._saved = ()
+        if self.by_regression:
+            self._fitted = ()
+        return result
 
     def __call__(
         self, delta: Tensor, synthetic: Tensor, message: Tensor | None = None
@@ -68,7 +76,8 @@ class Call:
         """Fits and mixes (:func:`synthgrad.functional.redirect`).
 
         Returns:
-            The error for the message, then a gradient for each of ``inputs``.
+            The error for the message, then a gradient for what is fitted: the prediction, or the
+            parameters.
         """
         interface = self.interface
         feedback = interface.feedback
@@ -100,13 +109,19 @@ class Call:
                 target = target.to(message.dtype)
                 loss = self.interface.feedback.loss(message, target, self.context)
             if loss is not None:
-                return torch.autograd.grad(loss, self.inputs, allow_unused=True)
-        return (None,) * len(self.inputs)
+                return torch.autograd.grad(loss, self._fitted, allow_unused=True)
+        return (None,) * len(self._fitted)
 
 
-def _for_model(h: Tensor, feedback: Feedback) -> Tensor:
-    """The message in the feedback model's own precision, unless autocast sees to that."""
+def _for_model(h: Tensor, feedback: Feedback, *, autocasts: bool) -> Tensor:
+    """The message in the feedback model's own precision, unless autocast sees to that.
+
+    It does where all that the model computes is computed now. A loss of the model's own is computed
+    in the backward pass, where autocast is off.
+    """
     dtype = feedback.dtype
-    if dtype is None or dtype == h.dtype or torch.is_autocast_enabled(h.device.type):
+    if dtype is None or dtype == h.dtype:
+        return h
+    if autocasts and torch.is_autocast_enabled(h.device.type):
         return h
     return h.to(dtype)

@@ -24,7 +24,6 @@ from synthgrad.errors import (
 from synthgrad.feedback import Feedback
 from synthgrad.functional import (
     check_lambda,
-    redirect,
 )
 from synthgrad.values import link
 
@@ -128,7 +127,7 @@ class Interface(nn.Module):
         link(h, call.values)
         if call.learns:
             call.expectation = audit.expect(self)
-        return redirect(h, call, call.inputs, call.saved)
+        return call.pass_on(h)
 
     def send(self, h: Tensor, context: Any = None) -> tuple[Tensor, Call]:
         """Unlocked use: the sender gets its error now, the feedback model its target later.
@@ -159,7 +158,7 @@ class Interface(nn.Module):
         message = h.detach()
         if not call.learns:  # nothing else would make the error come back, and models may remember
             message.requires_grad_()
-        return redirect(message, call, call.inputs, call.saved), call
+        return call.pass_on(message), call
 
     def call(self, h: Tensor, context: Any) -> Call:
         """Predicts the error of ``h``; the result answers the real one when it arrives."""

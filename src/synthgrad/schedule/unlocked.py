@@ -165,9 +165,6 @@ class _Run:
             loss = losses(loss).mean()
         loss.backward()
         self._settle(segment)
-        for interface, call in self.calls.items():
-            if not call.served:
-                raise LockingError(f"{interface.label}: no gradient reached it in this step")
         return loss.detach()
 
     def _segment(self, interface: Interface | None) -> Segment:
@@ -185,6 +182,8 @@ class _Run:
         for interface in segment.fits:
             if interface in self.gathering:
                 self.gathering.pop(interface).deliver()
+            if not self.calls.pop(interface).served:
+                raise LockingError(f"{interface.label}: no gradient reached it in this step")
         for optimizer in self.schedule._updates[segment.interface]:
             optimizer.step()
 

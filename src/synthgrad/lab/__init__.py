@@ -1,0 +1,1 @@
+"""Everything that knows a data set, a file or a screen; behind ``pip install synthgrad[lab]``."""

@@ -1,0 +1,150 @@
+"""The command line: ``synthgrad COMMAND``."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from synthgrad.errors import SynthgradError, SynthgradWarning
+from synthgrad.lab.config import FeedForwardConfig, default_out
+from synthgrad.lab.errors import UsageError
+from synthgrad.lab.recipes import RECIPES
+
+app = tyro.extras.SubcommandApp()
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """One recipe with its options."""
+
+    recipe: tyro.conf.Suppress[str]
+    config: FeedForwardConfig
+    data_root: Path | None = None
+    """Where the data sets are, in torchvision's layout; by default $SYNTHGRAD_DATA."""
+    out: Path | None = None
+    """The run folder; by default one under runs/, named by recipe, layers, method and seed."""
+    resume: bool = False
+    """Go on with the run that the folder holds."""
+
+
+_RunOptions = tyro.extras.subcommand_type_from_defaults(
+    {name: RunOptions(name, recipe.defaults) for name, recipe in RECIPES.items()},
+    {name: f"{recipe.stands_for}." for name, recipe in RECIPES.items()},
+    prefix_names=False,
+)
+
+
+@app.command
+def demo(out: Path | None = None, seed: int = 0) -> None:
+    """The main job: four methods side by side on the embedded digits, and a report.
+
+    Args:
+        out: Where the run folders and the report go; by default a new folder under runs/.
+        seed: Of the weights and the order of the examples.
+    """
+    from synthgrad.lab.demo import run_demo
+
+    run_demo(out, seed)
+
+
+@app.command(name="list")
+def list_recipes() -> None:
+    """The recipes, each with the table or figure of the paper it stands for."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("recipe", "stands for", "data", box=None)
+    for recipe in RECIPES.values():
+        table.add_row(recipe.name, recipe.stands_for, recipe.data)
+    Console().print(table)
+
+
+@app.command
+def run(options: tyro.conf.OmitArgPrefixes[_RunOptions]) -> None:  # type: ignore[valid-type]
+    """Run one recipe into a run folder."""
+    from synthgrad.lab.run import run as run_recipe
+
+    chosen: RunOptions = options
+    out = chosen.out or default_out(chosen.recipe, chosen.config)
+    summary = run_recipe(
+        RECIPES[chosen.recipe],
+        chosen.config,
+        out,
+        data_root=chosen.data_root,
+        resume=chosen.resume,
+    )
+    metrics = summary["metrics"]
+    print(
+        f"{chosen.recipe} {chosen.config.method}: test error {metrics['test_error']:.2f}% after "
+        f"{summary['iterations']} iterations in {summary['seconds']:.0f} s; written to {out}"
+    )
+
+
+@app.command
+def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path = Path("report.html")) -> None:
+    """Tables and curves from run folders, as one self-contained HTML page.
+
+    Args:
+        runs: Run folders.
+        out: The page.
+    """
+    from synthgrad.lab.report import write_report
+
+    if not runs:
+        raise UsageError("report needs at least one run folder")
+    print(f"written to {write_report(runs, out)}")
+
+
+@app.command
+def bench(name: tyro.conf.Positional[Literal["step"]], threads: int = 2) -> None:
+    """Benchmarks; each compares within one run and prints ratios.
+
+    Args:
+        name: "step": time and activation memory of a training step against backpropagation.
+        threads: CPU threads.
+    """
+    from synthgrad.lab.bench import step
+
+    step.main(threads)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and ends the process with its exit code.
+
+    0: success. 1: a run failed, for example for want of data. 2: an argument cannot be used.
+    130: stopped by a signal, with a checkpoint.
+    """
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    from synthgrad.lab.run import Stopped
+
+    warnings.showwarning = _show_warning
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+    try:
+        app.cli(args=arguments, prog="synthgrad", config=config)
+    except SynthgradError as error:
+        print(f"synthgrad: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except Stopped as stopped:
+        print(f"synthgrad: {stopped}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    if issubclass(category, SynthgradWarning):
+        print(f"synthgrad: warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What a feed-forward run is made of. A recipe is a set of defaults for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from synthgrad.lab.errors import UsageError
+
+Method = Literal["backprop", "none", "dni", "cdni", "stale"]
+
+
+class FeedForwardConfig(BaseModel):
+    """The options of a feed-forward recipe.
+
+    Raises:
+        UsageError: a value is outside its range; says which, what came and what was expected.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    method: Method = "cdni"
+    """What error comes back between layers: the real one, none, a synthetic gradient (that also
+    sees the label: cdni), or a stale average."""
+    layers: Annotated[int, Field(ge=2)] = 4
+    """As the paper counts: the hidden layers and the classifier."""
+    units: Annotated[int, Field(ge=1)] = 256
+    """Units of each hidden layer."""
+    interfaces: str = "all"
+    """Behind which hidden layers: "all", or numbers from 1, as in 1,3."""
+    lambda_: Annotated[float, Field(ge=0, le=1, alias="lambda"), tyro.conf.arg(name="lambda")] = 0.0
+    """The weight of the real error in BP(lambda)."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Iterations at first with lambda at 1: the feedback models learn before they are trusted."""
+    unlock: Literal["no", "update"] = "no"
+    """"update": each layer is updated before the next one runs; the gradients are the same."""
+    feedback_hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """Widths of the feedback models' hidden layers; by default the paper's for the method."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of the stale average."""
+    iterations: Annotated[int, Field(ge=1)] = 3500
+    """Training steps."""
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    """Examples a step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Adam's, at first."""
+    feedback_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """The same for feedback models; by default as for the network."""
+    schedule: Literal["ours", "paper"] = "ours"
+    """How the rate falls. "ours": x0.1 at 60% and 80%. "paper": from 3e-5, x0.1 at 300k and 400k of
+    500k iterations; it sets the rate and the iterations."""
+    validation: Annotated[int, Field(ge=0)] = 0
+    """Training images held out, to choose settings by; the test set is not for that."""
+    eval_every: Annotated[int, Field(ge=1)] = 250
+    """Steps between evaluations, which also probe the interfaces."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 500
+    """Steps between checkpoints."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the weights and the order of the examples."""
+    device: str = "auto"
+    """Where to run: cpu, cuda, cuda:1, or auto for a GPU where there is one."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0 leaves the choice to PyTorch."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise UsageError("; ".join(_line(e) for e in error.errors())) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paper_schedule(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("schedule") == "paper":
+            return values | {"learning_rate": 3e-5, "iterations": 500_000}
+        return values
+
+    @model_validator(mode="after")
+    def _interfaces_exist(self) -> FeedForwardConfig:
+        self.positions()
+        return self
+
+    def positions(self) -> list[int]:
+        """The hidden layers with an interface behind them, counted from 1."""
+        hidden = self.layers - 1
+        if self.method == "backprop":
+            return []
+        if self.interfaces == "all":
+            return list(range(1, hidden + 1))
+        try:
+            found = sorted({int(part) for part in self.interfaces.split(",")})
+        except ValueError:
+            raise ValueError(
+                f'interfaces must be "all" or numbers such as 1,3; got {self.interfaces!r}'
+            ) from None
+        if not found or found[0] < 1 or found[-1] > hidden:
+            raise ValueError(
+                f"interfaces must lie between 1 and {hidden} for {self.layers} layers, "
+                f"got {self.interfaces!r}"
+            )
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in ``config.json``."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def changed(self, **values: Any) -> FeedForwardConfig:
+        """A copy with other values, checked like any.
+
+        Raises:
+            UsageError: a value is outside its range.
+        """
+        return type(self)(**(self.model_dump() | values))
+
+
+def _line(error: Any) -> str:
+    name = "-".join(str(part) for part in error["loc"][:1]).rstrip("_").replace("_", "-")
+    text = error["msg"].removeprefix("Value error, ")
+    return f"--{name}: {text}, got {error['input']!r}" if name else text
+
+
+def default_out(recipe: str, config: FeedForwardConfig) -> Path:
+    """Where a run goes unless told otherwise: a folder named by what it is."""
+    return Path("runs") / f"{recipe}-{config.layers}-{config.method}-seed{config.seed}"

@@ -1,0 +1,134 @@
+"""The run folder: configuration, metrics, TensorBoard events, checkpoints and the summary."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from synthgrad.lab.checkpoint import load_newest, save, write_atomically
+from synthgrad.lab.errors import RunError, UsageError
+
+
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: the folder; made if it is not there.
+        config: what ``config.json`` says, or has to say already to resume.
+        resume: go on with what is there. Without it the folder must not hold a run.
+
+    Raises:
+        UsageError: the folder cannot be written, holds a run although ``resume`` is off, or holds
+            a run of another recipe or configuration.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
+        self.path = path
+        self.config = config
+        self._writer: Any = None
+        existing = path / "config.json"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if existing.exists():
+                self._agree(_read(existing), resume)
+            else:
+                _write(existing, config)
+        except OSError as error:
+            raise UsageError(f"--out: cannot write to {path}: {error.strerror}") from error
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoint"
+
+    def finished(self) -> dict[str, Any] | None:
+        """The summary, if the run is done."""
+        path = self.path / "summary.json"
+        return _read(path) if path.exists() else None
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Adds one line of metrics, and the same to the TensorBoard event file."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # What an interrupted run logged after its last checkpoint is hidden.
+            self._writer = SummaryWriter(str(self.path), purge_step=step)
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Writes a checkpoint that also remembers how long the metrics are."""
+        length = self.metrics.stat().st_size if self.metrics.exists() else 0
+        save(self.checkpoints, step, {"run": state, "metrics_bytes": length})
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint's state; the metrics are cut back to its moment."""
+        stored = load_newest(self.checkpoints)
+        length = 0 if stored is None else stored["metrics_bytes"]
+        if self.metrics.exists():
+            if self.metrics.stat().st_size < length:
+                raise RunError(
+                    f"{self.metrics} is shorter than when the checkpoint was written: expected at "
+                    f"least {length} bytes, got {self.metrics.stat().st_size}"
+                )
+            os.truncate(self.metrics, length)
+        return None if stored is None else stored["run"]
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Writes the summary: the run is done."""
+        _write(self.path / "summary.json", summary)
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the event file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _agree(self, found: dict[str, Any], resume: bool) -> None:
+        if not resume:
+            raise UsageError(
+                f"--out: {self.path} already holds a run; give another folder, or --resume"
+            )
+        here = {k: v for k, v in self.config.items() if k not in _MAY_DIFFER}
+        there = {k: v for k, v in found.items() if k not in _MAY_DIFFER}
+        different = sorted(k for k in here | there if here.get(k) != there.get(k))
+        if different:
+            lines = ", ".join(
+                f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in different
+            )
+            raise UsageError(
+                f"--resume: {self.path} holds a run of another configuration ({lines})"
+            )
+
+
+# Where and how fast a run goes does not make it another run.
+_MAY_DIFFER = {"device", "threads", "checkpoint_every"}
+
+
+def versions() -> dict[str, str]:
+    """What made the numbers."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "synthgrad": version("synthgrad"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "gpu": device,
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is not readable JSON: {error}") from error
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())

@@ -1,0 +1,129 @@
+"""One run from its configuration to its summary, stopped and resumed at will."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from synthgrad.lab.config import FeedForwardConfig
+from synthgrad.lab.data import load
+from synthgrad.lab.errors import UsageError
+from synthgrad.lab.folder import RunFolder, versions
+from synthgrad.lab.progress import progress
+from synthgrad.lab.recipes import Recipe
+from synthgrad.lab.trainer import Trainer
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; a checkpoint was written first."""
+
+
+def run(
+    recipe: Recipe,
+    config: FeedForwardConfig,
+    out: Path,
+    *,
+    data_root: Path | None = None,
+    resume: bool = False,
+    label: str | None = None,
+) -> dict[str, Any]:
+    """Runs a recipe into a folder, or goes on where the folder's run was stopped.
+
+    Returns:
+        What ``summary.json`` says.
+
+    Raises:
+        UsageError: a setting or the folder cannot be used as given.
+        Stopped: SIGINT or SIGTERM came; ``resume`` goes on from there.
+    """
+    device = pick_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    data = load(recipe.data, root=data_root, device=device)
+    room = len(data.train_x) - config.validation
+    if config.batch_size > room:
+        raise UsageError(
+            f"--batch-size: {config.batch_size} is more than the {room} training examples"
+        )
+    folder = RunFolder(out, {"recipe": recipe.name, **config.to_json()}, resume=resume)
+    done = folder.finished()
+    if done is not None:
+        return done
+    trainer = Trainer(recipe, config, data)
+    spent = 0.0
+    state = folder.load()
+    if state is not None:
+        trainer.load_state_dict(state["trainer"])
+        spent = state["seconds"]
+    started = time.perf_counter() - spent
+    values: dict[str, float] = {} if state is None else state["values"]
+    name = label or config.method
+    with _stoppable() as stop, progress(name, config.iterations, trainer.step) as report:
+        while trainer.step < config.iterations:
+            trainer.advance()
+            step, last = trainer.step, trainer.step == config.iterations
+            if last or step % config.eval_every == 0:
+                values = trainer.evaluate()
+                folder.log(step, values)
+                report(step, values)
+            elif step % 20 == 0:
+                report(step, {})
+            if last or stop or step % config.checkpoint_every == 0:
+                seconds = time.perf_counter() - started
+                folder.save(
+                    step,
+                    {"trainer": trainer.state_dict(), "seconds": seconds, "values": values},
+                )
+            if stop and not last:
+                folder.close()
+                raise Stopped(f"stopped at step {step}; the same command with --resume goes on")
+    summary = {
+        "recipe": recipe.name,
+        "config": config.to_json(),
+        "iterations": config.iterations,
+        "examples": config.iterations * config.batch_size,
+        "seconds": round(time.perf_counter() - started, 3),
+        "seed": config.seed,
+        "metrics": values,
+        "versions": versions(),
+    }
+    folder.finish(summary)
+    return summary
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name, "auto" for a GPU where there is one.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device: {name!r} is not to be had here: {reason}") from None
+    return torch.device(name)
+
+
+@contextmanager
+def _stoppable() -> Iterator[list[int]]:
+    """Turns SIGINT and SIGTERM into a note that is read between two steps."""
+    caught: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        caught.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
