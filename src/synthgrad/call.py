@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from synthgrad import audit
-from synthgrad.errors import ShapeError, SynthgradError
+from synthgrad.errors import LockingError, ShapeError, SynthgradError
 from synthgrad.feedback import Feedback, Regression
 from synthgrad.functional import mix, per_example, per_loss, redirect, regression_grad
 from synthgrad.values import Values
@@ -109,7 +109,14 @@ class Call:
                 target = target.to(message.dtype)
                 loss = self.interface.feedback.loss(message, target, self.context)
             if loss is not None:
-                return torch.autograd.grad(loss, self._fitted, allow_unused=True)
+                found = torch.autograd.grad(loss, self._fitted, allow_unused=True)
+                if all(grad is None for grad in found):
+                    raise LockingError(
+                        f"the loss of {type(self.interface.feedback).__name__} does not depend on "
+                        "the parameters that predicted; were they exchanged for the forward pass "
+                        "alone, as torch.func.functional_call does?"
+                    )
+                return found
         return (None,) * len(self._fitted)
 
 

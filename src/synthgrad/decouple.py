@@ -63,6 +63,10 @@ def decouple(
     senders = {name: _sender(model, name) for name in names}
     if not senders:
         raise ArgumentError("at must name at least one submodule, got none")
+    for name, sender in senders.items():
+        twin = next(other for other, module in senders.items() if module is sender)
+        if twin != name:
+            raise ArgumentError(f"submodules {twin!r} and {name!r} are the same module")
     make = _factory(feedback, context)
     if example_inputs is None:
         if not isinstance(feedback, str):

@@ -163,6 +163,7 @@ class _Redirect(torch.autograd.Function):
         ctx: Any, h: Tensor, respond: Respond, saved: Sequence[Tensor], *_: Tensor
     ) -> Tensor:
         ctx.respond = respond
+        ctx.saves = bool(saved)
         ctx.save_for_backward(*saved)
         # A detached alias, not a view: what comes next may work in place.
         return h.detach()
@@ -170,5 +171,6 @@ class _Redirect(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, delta: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        error, *rest = ctx.respond(delta, *ctx.saved_tensors)
+        # Without anything saved, several backward passes may come through, as for any such node.
+        error, *rest = ctx.respond(delta, *(ctx.saved_tensors if ctx.saves else ()))
         return (error, None, None, *rest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -231,6 +231,20 @@ class Interface(nn.Module):
         """The same error, with this interface's name in front."""
         text = str(error)
         return error if text.startswith("interface ") else type(error)(f"{self.label}: {text}")
+
+
+def named_interfaces(model: nn.Module, reserved: Sequence[str] = ()) -> dict[Interface, str]:
+    """The interfaces in a model, each with its name, or with its path where that tells more.
+
+    A name tells nothing if there is none, if several share it, as when parts that were decoupled
+    one by one are put together, or if it is one of those ``reserved``.
+    """
+    paths = {m: path for path, m in model.named_modules() if isinstance(m, Interface)}
+    names = [m.name for m in paths]
+    return {
+        m: path if m.name is None or names.count(m.name) > 1 or m.name in reserved else m.name
+        for m, path in paths.items()
+    }
 
 
 def _capturing(tensor: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from synthgrad.context import context as in_context
 from synthgrad.errors import LockingError
 from synthgrad.functional import per_example
-from synthgrad.interface import Interface, routed
+from synthgrad.interface import Interface, named_interfaces, routed
 from synthgrad.preserve import preserved
 
 
@@ -79,7 +79,7 @@ def probe(
     Raises:
         LockingError: the model has no interface, or the loss does not depend on one's message.
     """
-    paths = {m: m.name or path for path, m in model.named_modules() if isinstance(m, Interface)}
+    paths = named_interfaces(model)
     if not paths:
         raise LockingError(f"{type(model).__name__} has no interface to probe")
     messages: dict[str, Tensor] = {}

@@ -77,7 +77,7 @@ class Affine(nn.Module):
         result = F.linear(h, self.weight, self.bias)
         if self.context_weight is None or rows is None:
             return result
-        # Adds in the product itself, and in place; autocast, which may mix precisions, does neither.
+        # Adds within the product, and in place; autocast may mix precisions and does neither.
         if result.ndim == 2 and result.dtype == rows.dtype == self.context_weight.dtype:
             return result.addmm_(rows, self.context_weight)
         return result + rows @ self.context_weight

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 import re
 import warnings
 from pathlib import Path
@@ -50,7 +51,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
             if _digest(data) != _NAME.fullmatch(path.name)[2]:  # type: ignore[index]
                 raise ValueError("its checksum does not match its name")
             return torch.load(io.BytesIO(data), weights_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
             warnings.warn(
                 f"passing over the damaged checkpoint {path}: {error}",
                 SynthgradWarning,

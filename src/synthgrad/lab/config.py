@@ -60,6 +60,8 @@ class FeedForwardConfig(BaseModel):
     """Steps between checkpoints."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the weights and the order of the examples."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast, which is several times faster where the processor has it in hardware."""
     device: str = "auto"
     """Where to run: cpu, cuda, cuda:1, or auto for a GPU where there is one."""
     threads: Annotated[int, Field(ge=0)] = 0

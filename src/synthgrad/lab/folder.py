@@ -16,11 +16,11 @@ from synthgrad.lab.errors import RunError, UsageError
 
 
 class RunFolder:
-    """The files of one run.
+    """The files of one run. Nothing is written before :meth:`open`.
 
     Args:
         path: the folder; made if it is not there.
-        config: what ``config.json`` says, or has to say already to resume.
+        config: what ``config.json`` will say, or has to say already to resume.
         resume: go on with what is there. Without it the folder must not hold a run.
 
     Raises:
@@ -31,18 +31,28 @@ class RunFolder:
     def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
         self.path = path
         self.config = config
-        self._writer: Any = None
-        existing = path / "config.json"
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            if existing.exists():
-                self._agree(_read(existing), resume)
-            else:
-                _write(existing, config)
-        except OSError as error:
-            raise UsageError(f"--out: cannot write to {path}: {error.strerror}") from error
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoint"
+        self._config_file = path / "config.json"
+        self._writer: Any = None
+        if self._config_file.exists():
+            self._agree(_read(self._config_file), resume)
+        exists = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not exists.is_dir() or not os.access(exists, os.W_OK | os.X_OK):
+            raise UsageError(f"--out: cannot write to {path}: {exists} is not a writable folder")
+
+    def open(self) -> None:
+        """Makes the folder and its configuration file.
+
+        Raises:
+            UsageError: the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not self._config_file.exists():
+                _write(self._config_file, self.config)
+        except OSError as error:
+            raise UsageError(f"--out: cannot write to {self.path}: {error.strerror}") from error
 
     def finished(self) -> dict[str, Any] | None:
         """The summary, if the run is done."""
@@ -99,12 +109,10 @@ class RunFolder:
         there = {k: v for k, v in found.items() if k not in _MAY_DIFFER}
         different = sorted(k for k in here | there if here.get(k) != there.get(k))
         if different:
-            lines = ", ".join(
-                f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in different
+            lines = "; ".join(
+                f"{k} is {there.get(k)!r} there and {here.get(k)!r} here" for k in different
             )
-            raise UsageError(
-                f"--resume: {self.path} holds a run of another configuration ({lines})"
-            )
+            raise UsageError(f"--resume: {self.path} holds another run: {lines}")
 
 
 # Where and how fast a run goes does not make it another run.

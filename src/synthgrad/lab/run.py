@@ -45,16 +45,17 @@ def run(
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
+    folder = RunFolder(out, {"recipe": recipe.name, **config.to_json()}, resume=resume)
+    done = folder.finished()
+    if done is not None:
+        return done
     data = load(recipe.data, root=data_root, device=device)
     room = len(data.train_x) - config.validation
     if config.batch_size > room:
         raise UsageError(
             f"--batch-size: {config.batch_size} is more than the {room} training examples"
         )
-    folder = RunFolder(out, {"recipe": recipe.name, **config.to_json()}, resume=resume)
-    done = folder.finished()
-    if done is not None:
-        return done
+    folder.open()
     trainer = Trainer(recipe, config, data)
     spent = 0.0
     state = folder.load()

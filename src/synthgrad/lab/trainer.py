@@ -54,7 +54,8 @@ class Trainer:
         x, y = self.batches.at(self.step)
         self.stepper.set_rate(rate_factor(self.config, self.step))
         # Summed on the device: no step waits for a number to be read.
-        self._loss += self.stepper.step(x, y)
+        with self._precision():
+            self._loss += self.stepper.step(x, y)
         self._since += 1
         self.step += 1
 
@@ -69,7 +70,9 @@ class Trainer:
         values["test_error"] = self._error(*self.test)
         if any(isinstance(m, Interface) for m in self.model.modules()):
             x, y = self.batches.at(self.step)
-            for name, distance in probe(self.model, partial(_loss, y), x, y).items():
+            with self._precision():
+                found = probe(self.model, partial(_loss, y), x, y)
+            for name, distance in found.items():
                 values |= {f"interface/{name}/{key}": value for key, value in distance.items()}
         return values
 
@@ -92,6 +95,10 @@ class Trainer:
         self._loss = state["loss"].to(self._loss.device)
         self._since = state["since"]
         torch.set_rng_state(state["random"])
+
+    def _precision(self) -> torch.autocast:
+        enabled = self.config.precision == "bfloat16"
+        return torch.autocast(self.train[0].device.type, torch.bfloat16, enabled=enabled)
 
     @torch.no_grad()
     def _error(self, x: Tensor, y: Tensor) -> float:

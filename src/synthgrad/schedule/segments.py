@@ -13,7 +13,7 @@ from synthgrad.context import context as in_context
 from synthgrad.errors import LockingError
 from synthgrad.functional import redirect
 from synthgrad.graph import leaf_of, nodes_below
-from synthgrad.interface import Interface, routed
+from synthgrad.interface import Interface, named_interfaces, routed
 from synthgrad.preserve import preserved
 
 LAST = "output"
@@ -67,7 +67,7 @@ def find_segments(
 class _Search:
     def __init__(self, model: nn.Module) -> None:
         self.segments: list[Segment] = []
-        self.paths = {m: m.name or p for p, m in model.named_modules() if isinstance(m, Interface)}
+        self.paths = named_interfaces(model, reserved=(LAST,))
         self.names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
         self.owner: dict[Any, Segment] = {}  # of each node seen
         self.sender: dict[Tensor | None, Interface] = {}  # by the leaf under what receivers got
@@ -78,8 +78,11 @@ class _Search:
                 f"{interface.label} runs more than once in a forward pass; an unlocked schedule "
                 "updates its segment at its first run. Use it inline instead"
             )
-        with torch.no_grad():
-            interface.call(h, context)  # refuses a wrong message or context before any update
+        # Refuses a wrong message or context before any update. A critic takes gradients for that,
+        # so what its own graph saves must not be dropped.
+        keep = torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), lambda t: t)
+        with torch.no_grad(), keep:
+            interface.call(h, context)
         self.end(h, interface)
         leaf = h.detach().requires_grad_()
         self.sender[leaf] = interface

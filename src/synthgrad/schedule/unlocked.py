@@ -115,12 +115,14 @@ class Unlocked:
             made = {name: make(parameters) for name, make, parameters in asked if parameters}
             self.optimizers.update(made)
             self._updates[segment.interface] = list(made.values())
-        self._segments = {segment.interface: segment for segment in segments}
         if self._stored is not None:
-            self.load_state_dict(self._stored)
+            self._restore(self._stored)
+        self._segments = {segment.interface: segment for segment in segments}
 
     def state_dict(self) -> dict[str, Any]:
         """The state of every optimiser, by name."""
+        if self._stored is not None:
+            return self._stored
         return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -129,9 +131,12 @@ class Unlocked:
         Raises:
             ArgumentError: it belongs to a model that is cut elsewhere.
         """
-        if not self._segments:
+        if self._segments:
+            self._restore(state)
+        else:
             self._stored = state
-            return
+
+    def _restore(self, state: dict[str, Any]) -> None:
         if state.keys() != self.optimizers.keys():
             raise ArgumentError(
                 f"the state has optimisers {list(state)}, this model has {list(self.optimizers)}"
@@ -151,6 +156,8 @@ class _Run:
 
     def cut(self, interface: Interface, h: Tensor, context: Any) -> Tensor:
         segment = self._segment(interface)
+        if interface in self.calls:
+            raise LockingError(f"{interface.label} ran twice in this step, once in the first")
         message, call = interface.send(h, context)
         self._settle(segment)
         self.calls[interface] = call
@@ -182,7 +189,8 @@ class _Run:
         for interface in segment.fits:
             if interface in self.gathering:
                 self.gathering.pop(interface).deliver()
-            if not self.calls.pop(interface).served:
+            call = self.calls.pop(interface, None)
+            if call is None or not call.served:
                 raise LockingError(f"{interface.label}: no gradient reached it in this step")
         for optimizer in self.schedule._updates[segment.interface]:
             optimizer.step()

@@ -14,6 +14,7 @@ import threading
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from synthgrad.lab.data.errors import DataError, damaged
 from synthgrad.lab.data.sources import Source
@@ -44,28 +45,30 @@ def download(source: Source, root: Path, missing: Sequence[str]) -> None:
         if source.archive_sha256 is None:
             _contact(source.url)
             for file in missing:
-                url = source.url.rstrip("/") + "/" + file
-                _retrieve(url, source.path(root, file), source.files[file])
+                _retrieve(source.home(file), source.path(root, file), source.files[file])
         else:
             _from_archive(source, root, missing, source.archive_sha256)
     except DataError:
         raise
     except (OSError, ValueError) as error:
         # requests' errors are OSErrors; pooch reports a wrong checksum as a ValueError.
-        raise DataError(_advice(source, root, missing, error)) from error
+        still = [file for file in missing if not os.path.exists(source.path(root, file))]
+        raise DataError(_advice(source, root, still or missing, error)) from error
 
 
 def _advice(source: Source, root: Path, missing: Sequence[str], error: Exception) -> str:
     first = source.path(root, missing[0])
-    more = f" (and {len(missing) - 1} more of its files)" if len(missing) > 1 else ""
+    more = f" (as are {', '.join(missing[1:])})" if len(missing) > 1 else ""
     if isinstance(error, PermissionError):
         why = f"cannot be downloaded, because {first.parent} cannot be written to ({error})"
     else:
         why = f"could not be downloaded: {error}"
+    what = "it" if source.archive_sha256 is None else "the folder in it"
+    where = "there" if source.archive_sha256 is None else f"in {root}"
     return (
-        f"{source.name}: {first}{more} is missing and {why}. Download it by hand from "
-        f"{source.url} and put it there, or name the folder that holds {source.folder}/ "
-        "as --data-root or $SYNTHGRAD_DATA"
+        f"{source.name}: {first} is missing{more} and {why}. Download "
+        f"{source.home(missing[0])} by hand and put {what} "
+        f"{where}, or name the folder that holds {source.folder}/ as --data-root or $SYNTHGRAD_DATA"
     )
 
 
@@ -100,26 +103,29 @@ def _retrieve(url: str, path: Path, sha256: str) -> None:
         urls={path.name: url},
         retry_if_failed=1,
     )
-    downloader = pooch.HTTPDownloader(
+    fetcher.fetch(path.name, downloader=_downloader())
+
+
+def _downloader() -> Any:
+    import pooch
+
+    return pooch.HTTPDownloader(
         timeout=(CONNECT_SECONDS, READ_SECONDS),
         chunk_size=1 << 16,
         # The bytes as they are: a server must not wrap them in a compression of its own.
         headers={"Accept-Encoding": "identity"},
     )
-    fetcher.fetch(path.name, downloader=downloader)  # pyright: ignore[reportArgumentType]
 
 
 def _contact(url: str) -> None:
     """Sees whether the home answers at all, within ``CONTACT_SECONDS``."""
-    import requests
-
     outcome: list[Exception | None] = []
 
     def ask() -> None:
         try:
-            requests.head(url, timeout=(CONNECT_SECONDS, READ_SECONDS), allow_redirects=True)
+            _downloader()(url, None, None, check_only=True)
             outcome.append(None)
-        except requests.RequestException as error:
+        except Exception as error:
             outcome.append(error)
 
     # A daemon, so that one that hangs in the resolver does not keep the program alive.

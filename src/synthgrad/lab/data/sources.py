@@ -33,6 +33,10 @@ class Source:
         """Where ``file`` is expected under ``root``."""
         return root / self.folder / file
 
+    def home(self, file: str) -> str:
+        """The address of ``file``, or of the archive that it is in."""
+        return self.url if self.archive_sha256 else f"{self.url.rstrip('/')}/{file}"
+
 
 SOURCES: dict[str, Source] = {
     "mnist": Source(

@@ -1,0 +1,100 @@
+"""The report: one HTML page that needs nothing besides itself."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from synthgrad.lab.report.errors import ReportError
+from synthgrad.lab.report.groups import group
+from synthgrad.lab.report.panels import Panel, panels
+from synthgrad.lab.report.results import Table, number, table, values
+from synthgrad.lab.report.runs import Run, read_run
+
+
+@dataclass(frozen=True)
+class Section:
+    """Everything about one recipe."""
+
+    recipe: str
+    table: Table
+    panels: tuple[Panel, ...]
+
+
+def write_report(
+    run_dirs: Sequence[Path],
+    out: Path,
+    title: str = "synthgrad report",
+    date: datetime.date | None = None,
+) -> Path:
+    """Writes a page with the tables and curves of run folders.
+
+    Args:
+        run_dirs: run folders, of any recipes, finished or not; one named twice is shown once.
+        out: the page, or a folder to put ``report.html`` into.
+        title: the page's heading.
+        date: what the page is dated, today by default.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ReportError: a folder is no run folder, or a file in it is broken.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    unique = {Path(folder).resolve(): Path(folder) for folder in run_dirs}
+    runs = [read_run(folder) for folder in unique.values()]
+    if not runs:
+        raise ReportError("a report needs at least one run folder, got none")
+    environment = Environment(
+        loader=PackageLoader("synthgrad.lab.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    environment.globals["values"] = values
+    html = environment.get_template("report.html.j2").render(
+        title=title,
+        date=(date or datetime.date.today()).isoformat(),
+        sections=_sections(runs),
+        runs=sorted(runs, key=lambda run: (run.recipe, run.layers or 0, run.method, run.seed)),
+        facts=_facts(runs),
+    )
+    path = out / "report.html" if out.is_dir() else out
+    _write(path, html)
+    return path
+
+
+def _sections(runs: Sequence[Run]) -> list[Section]:
+    return [
+        Section(recipe, table(same), tuple(panels(same, f"s{number}")))
+        for number, (recipe, members) in enumerate(groupby(group(runs), key=lambda g: g.recipe))
+        if (same := list(members))
+    ]
+
+
+def _facts(runs: Sequence[Run]) -> dict[str, str]:
+    """What made the numbers; all values of a fact where runs differ."""
+    facts: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for name, value in run.summary.versions.items() if run.summary else ():
+            facts.setdefault(name, {})[value] = None
+    return {name: " / ".join(found) for name, found in facts.items()}
+
+
+def _write(path: Path, html: str) -> None:
+    # Under its name only when it is whole: somebody may have the last one open.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".html")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(html)
+    os.chmod(temporary, 0o644)  # mkstemp's files are private
+    os.replace(temporary, path)

@@ -1,0 +1,60 @@
+"""The paper's own numbers, to stand beside ours.
+
+Source: Jaderberg et al., *Decoupled Neural Interfaces using Synthetic Gradients*, ICML 2017:
+Table 2, and the supplement's part C for the stale baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+METHODS = ("none", "backprop", "dni", "cdni")
+
+# Test error in percent after 500,000 iterations, by recipe and layers, in the order of METHODS.
+TABLE_2: dict[tuple[str, int], tuple[float, float, float, float]] = {
+    ("mnist-fcn", 3): (9.3, 2.0, 1.9, 2.2),
+    ("mnist-fcn", 4): (12.6, 1.8, 2.2, 1.9),
+    ("mnist-fcn", 5): (16.2, 1.8, 3.4, 1.7),
+    ("mnist-fcn", 6): (21.4, 1.8, 4.3, 1.6),
+    ("cifar10-fcn", 3): (54.9, 43.5, 42.5, 48.5),
+    ("cifar10-fcn", 4): (57.2, 43.0, 45.0, 45.1),
+    ("cifar10-fcn", 5): (59.6, 41.7, 46.9, 43.5),
+    ("cifar10-fcn", 6): (61.9, 42.0, 49.7, 46.8),
+    ("mnist-cnn", 3): (0.9, 0.8, 0.9, 1.0),
+    ("mnist-cnn", 4): (2.8, 0.6, 0.7, 0.8),
+    ("cifar10-cnn", 3): (28.7, 17.9, 19.5, 19.0),
+    ("cifar10-cnn", 4): (38.1, 15.7, 19.5, 16.4),
+}
+
+# The same for an exponential average of past gradients as feedback, at its best decay.
+STALE: dict[tuple[str, int], float] = {
+    ("mnist-fcn", 3): 9.1,
+    ("mnist-fcn", 4): 11.8,
+    ("mnist-fcn", 5): 15.4,
+    ("mnist-fcn", 6): 19.0,
+}
+
+# What all those networks have in common, where a run has the setting at all: an interface behind
+# every hidden layer, the synthetic error alone, an update at every step. How the update is
+# scheduled does not matter as long as the gradients are the same.
+_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "interfaces": ("all", None),
+    "lambda": (0, None),
+    "p_update": (1, None),
+    "unlock": ("no", "update", None),
+}
+
+
+def paper_error(
+    recipe: str, layers: int | None, method: str, config: Mapping[str, Any]
+) -> float | None:
+    """The paper's test error in percent for this experiment, or None where it gives none."""
+    if layers is None:
+        return None
+    if method != "backprop" and any(config.get(k) not in v for k, v in _SETTINGS.items()):
+        return None
+    if method == "stale":
+        return STALE.get((recipe, layers))
+    row = TABLE_2.get((recipe, layers))
+    return row[METHODS.index(method)] if row and method in METHODS else None

@@ -1,0 +1,151 @@
+"""The results table: one row for each group of runs, aggregated over seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from synthgrad.lab.report.groups import Group, describe
+from synthgrad.lab.report.paper import paper_error
+from synthgrad.lab.report.runs import Run
+
+TITLES = {
+    "test_error": "Test error, %",
+    "validation_error": "Validation error, %",
+    "train_error": "Training error, %",
+    "train_loss": "Training loss",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One group of runs.
+
+    Attributes:
+        layers: as the paper counts them.
+        method: what error came back between the layers.
+        settings: the settings that tell rows apart.
+        values: mean ± sample standard deviation of each metric, in the table's order.
+        paper: the paper's test error in percent, or a dash.
+        seeds: how many seeds the numbers are of.
+        iterations: training steps, each of them one update.
+        seconds: mean wall-clock time.
+        unfinished: what is not done yet, or nothing.
+    """
+
+    layers: str
+    method: str
+    settings: str
+    values: tuple[str, ...]
+    paper: str
+    seeds: str
+    iterations: str
+    seconds: str
+    unfinished: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one recipe.
+
+    Attributes:
+        metrics: the titles of the columns that ``Row.values`` fill.
+        rows: by layers and method.
+        has_paper: whether the paper gives a number for any row.
+        has_settings: whether any row has settings to tell it by.
+    """
+
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+    has_paper: bool
+    has_settings: bool
+
+
+def table(groups: Sequence[Group]) -> Table:
+    """The table of one recipe's groups."""
+    names = _metrics(groups)
+    rows = tuple(_row(group, names) for group in groups)
+    return Table(
+        metrics=tuple(TITLES.get(name, name.replace("_", " ")) for name in names),
+        rows=rows,
+        has_paper=any(row.paper != "–" for row in rows),
+        has_settings=any(row.settings for row in rows),
+    )
+
+
+def _metrics(groups: Sequence[Group]) -> list[str]:
+    final = {name: None for g in groups for run in g.runs for name in values(run)}
+    # Interfaces have charts of their own.
+    rest = [name for name in final if name not in TITLES and not name.startswith("interface/")]
+    return [name for name in TITLES if name in final] + rest
+
+
+def values(run: Run) -> dict[str, float]:
+    """A run's final numbers, or the last that it logged while it is unfinished."""
+    if run.summary is not None:
+        return dict(run.summary.metrics)
+    return {name: series[max(series)] for name, series in run.series.items()}
+
+
+def _row(group: Group, names: Sequence[str]) -> Row:
+    paper = paper_error(group.recipe, group.layers, group.method, group.runs[0].config)
+    seeds = {run.seed for run in group.shown}
+    again = f" ({len(group.shown)} runs)" if len(seeds) != len(group.shown) else ""
+    return Row(
+        layers="–" if group.layers is None else str(group.layers),
+        method=group.method,
+        settings=", ".join(describe(k, v) for k, v in group.settings.items()),
+        values=tuple(
+            spread(name, [v[name] for v in map(values, group.shown) if name in v]) for name in names
+        ),
+        paper="–" if paper is None else f"{paper:.1f}",
+        seeds=f"{len(seeds)}{again}",
+        iterations=_range(
+            [r.summary.iterations if r.summary else r.last_step for r in group.shown]
+        ),
+        seconds=_seconds([run.summary.seconds for run in group.shown if run.summary]),
+        unfinished=_unfinished(group),
+    )
+
+
+def spread(name: str, numbers: Sequence[float]) -> str:
+    """Mean ± sample standard deviation; the mean alone of a single number."""
+    if not numbers:
+        return "–"
+    if not all(map(math.isfinite, numbers)):
+        return "not finite"
+    mean = number(name, statistics.fmean(numbers))
+    if len(numbers) == 1:
+        return mean
+    return f"{mean} ± {number(name, statistics.stdev(numbers))}"
+
+
+def number(name: str, value: float) -> str:
+    """A number with as many digits as its kind deserves: error rates are in percent."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.2f}" if name.endswith("error") else f"{value:.3g}"
+
+
+def _unfinished(group: Group) -> str:
+    missing = len(group.runs) - len(group.finished)
+    if not missing:
+        return ""
+    if group.finished:
+        return f"+ {missing} unfinished"
+    total = group.runs[0].config.get("iterations")
+    return f"unfinished, {total:,} planned" if isinstance(total, int) else "unfinished"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def _seconds(numbers: Sequence[float]) -> str:
+    if not numbers:
+        return "–"
+    mean = statistics.fmean(numbers)
+    return f"{mean:,.0f}" if mean >= 100 else f"{mean:.1f}"

@@ -1,0 +1,47 @@
+import pytest
+
+from synthgrad.lab.config import FeedForwardConfig
+from synthgrad.lab.errors import UsageError
+from synthgrad.lab.schedules import rate_factor
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"lambda": 1.2}, r"--lambda: .*less than or equal to 1, got 1\.2"),
+        ({"layers": 1}, r"--layers: .*greater than or equal to 2, got 1"),
+        ({"method": "magic"}, r"--method: .*'backprop', 'none', 'dni', 'cdni' or 'stale'"),
+        ({"learning_rate": 0}, r"--learning-rate: .*greater than 0, got 0"),
+        ({"interfaces": "1,9"}, r"interfaces must lie between 1 and 3 for 4 layers, got '1,9'"),
+        ({"interfaces": "first"}, r"interfaces must be \"all\" or numbers such as 1,3"),
+        ({"bogus": 1}, r"--bogus: .*not permitted"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_was_expected(values, says):
+    with pytest.raises(UsageError, match=says):
+        FeedForwardConfig(**values)
+
+
+def test_interfaces_count_hidden_layers_from_one():
+    assert FeedForwardConfig(layers=5).positions() == [1, 2, 3, 4]
+    assert FeedForwardConfig(layers=5, interfaces="3,1").positions() == [1, 3]
+    assert FeedForwardConfig(layers=5, method="backprop").positions() == []
+
+
+def test_json_round_trip():
+    config = FeedForwardConfig(**{"lambda": 0.25, "feedback_hidden": (32, 16)})
+    assert config.to_json()["lambda"] == 0.25
+    assert FeedForwardConfig(**config.to_json()) == config
+
+
+def test_the_papers_schedule_is_the_papers():
+    config = FeedForwardConfig(schedule="paper")
+    assert (config.iterations, config.learning_rate) == (500_000, 3e-5)
+    factors = [rate_factor(config, step) for step in (0, 299_999, 300_000, 399_999, 400_000)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+def test_our_schedule_falls_at_60_and_80_percent():
+    config = FeedForwardConfig(iterations=10)
+    factors = [rate_factor(config, step) for step in (5, 6, 7, 8, 9)]
+    assert factors == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
