@@ -55,8 +55,9 @@ class Call:
             self._saved: tuple[Tensor, ...] = (self.synthetic,)
         else:
             self._fitted = tuple(p for p in feedback.parameters() if p.requires_grad)
-            self._saved = (self.synthetic, message)
             self.learns = bool(self._fitted)
+            # Without anything to fit, the receiver may work on the message in place.
+            self._saved = (self.synthetic, message) if self.learns else (self.synthetic,)
         if feedback.fitted_to == "loss":
             self.values = Values(feedback, message, context)
 
@@ -90,21 +91,22 @@ class Call:
         error = mix(delta, synthetic, lambda_)
         if type(feedback).observe is not Feedback.observe:
             feedback.observe(per_example(delta, interface.reduction))
-        if message is not None:
-            try:
-                return error, *self._fit(delta, message, lambda_)
-            except SynthgradError as problem:
-                raise interface.named(problem) from problem
-        if self.learns:
-            return error, regression_grad(synthetic, delta, interface.reduction)
-        return error, None
+        if self.by_regression:
+            fit = regression_grad(synthetic, delta, interface.reduction) if self.learns else None
+            return error, fit
+        try:
+            return error, *self._fit(delta, message, lambda_)
+        except SynthgradError as problem:
+            raise interface.named(problem) from problem
 
-    def _fit(self, delta: Tensor, message: Tensor, lambda_: float) -> Sequence[Tensor | None]:
+    def _fit(
+        self, delta: Tensor, message: Tensor | None, lambda_: float
+    ) -> Sequence[Tensor | None]:
         if self.values is not None:
             target = self.values.resolve(lambda_, required=self.learns)
         else:
             target = per_example(delta, self.interface.reduction)
-        if self.learns:
+        if message is not None:
             with torch.enable_grad():
                 target = target.to(message.dtype)
                 loss = self.interface.feedback.loss(message, target, self.context)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthgrad.errors import ArgumentError, ShapeError
+from synthgrad.errors import ArgumentError, ShapeError, SynthgradError
 from synthgrad.feedback import MLP, Conv, Feedback, Linear
 from synthgrad.interface import Interface
 from synthgrad.preserve import preserved
@@ -167,11 +167,11 @@ def _interface(
 ) -> Interface:
     try:
         feedback = make(message)
-    except ShapeError as error:
-        raise ShapeError(f"interface {name!r}: {error}") from error
-    if isinstance(feedback, nn.Module):
-        feedback = feedback.to(message.device, message.dtype)
-    return Interface(feedback, lambda_, name=name, reduction=reduction)
+        if isinstance(feedback, nn.Module):
+            feedback = feedback.to(message.device, message.dtype)
+        return Interface(feedback, lambda_, name=name, reduction=reduction)
+    except SynthgradError as error:
+        raise type(error)(f"interface {name!r}: {error}") from error
 
 
 def _messages(

@@ -31,7 +31,7 @@ def _fixed_ends(message):
         (lambda: Linear(6, CLASSES), (6,), 10),
         (lambda: MLP(6, (32,)), (6,), 10),
         (lambda: MLP(6, (32, 32), CLASSES), (6,), 100),
-        (lambda: Linear(6, CLASSES), (2, 6), 4),
+        (lambda: Linear(6, CLASSES), (2, 6), 2),
         (lambda: MLP(6, (32,), CLASSES), (2, 6), 4),
         (lambda: Conv(4, (16,), 3), (4, 3, 3), 4),
         (lambda: Conv(4, (16, 16), 3, CLASSES), (4, 3, 3), 10),

@@ -142,7 +142,7 @@ class MLP(Regression):
         if self.context:
             rows = encode(context, h.shape[:-1], self.context, h.dtype)
         x = self.first(h, rows)
-        if len(self.rest):
+        if self.rest:
             x = self.rest(x.flatten(0, -2)).unflatten(0, h.shape[:-1])
         return x
 

@@ -1,4 +1,6 @@
 import hashlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -107,3 +109,13 @@ def test_data_set_that_does_not_fit_is_refused():
         DataSet("tiny", x, y[:1], x, y, 2)
     with pytest.raises(DataError, match="test labels run from 0 to 1, expected 0 to 0"):
         DataSet("tiny", x, y * 0, x, y, 1)
+
+
+def test_imports_leave_the_heavy_libraries_alone():
+    heavy = ["jinja2", "matplotlib", "pooch", "requests", "sklearn"]
+    code = (
+        "import sys, synthgrad.lab.data, synthgrad.lab.report;"
+        f"sys.exit(str([m for m in {heavy} if m in sys.modules] or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from synthgrad.lab.report.curves import Curve
-from synthgrad.lab.report.results import number
+from synthgrad.lab.report.rounding import number
 from synthgrad.lab.report.svg import STYLE, inline
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 # In points. A phone shows it at about this size, so the font's size is what is read there.
 WIDTH, HEIGHT = 324, 205
+
+# Of more lines than this the legend names only some.
+MAX_LEGEND = 8
 
 # A range as wide as this is shown on a logarithmic axis.
 LOG_RATIO = 12.0
@@ -49,23 +52,32 @@ class Axis:
         title: above the chart.
         label: beside the axis, with the unit.
         reference: a value to draw a thin line at, such as that of pure chance.
-        logarithmic: whether the axis may be logarithmic where the range is wide.
+        limits: what the axis shows at least, of a metric with a fixed range. Without them it
+            starts at zero, or is logarithmic where the range is wide.
     """
 
     metric: str
     title: str
     label: str
     reference: float | None = None
-    logarithmic: bool = True
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart as the page shows it: the legend stands beside the drawing, as text."""
+    """A chart as the page shows it.
+
+    Attributes:
+        title: above it.
+        svg: the drawing.
+        legend: the lines to name, beside the drawing and as text: all, or some of many.
+        of: how many lines there are.
+    """
 
     title: str
     svg: str
-    lines: tuple[Line, ...]
+    legend: tuple[Line, ...]
+    of: int
 
 
 def chart(axis: Axis, lines: Sequence[Line], about: str, prefix: str) -> Chart:
@@ -86,7 +98,7 @@ def chart(axis: Axis, lines: Sequence[Line], about: str, prefix: str) -> Chart:
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
         axes = figure.subplots()
         for line in lines:
-            _draw(axes, line)
+            _draw(axes, line, width=1.7 if len(lines) <= MAX_LEGEND else 1.1)
         if axis.reference is not None:
             axes.axhline(axis.reference, color="#767676", linewidth=0.8, zorder=1)
         axes.set_xlabel("step")
@@ -95,48 +107,68 @@ def chart(axis: Axis, lines: Sequence[Line], about: str, prefix: str) -> Chart:
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         _scale(axes, axis, lines)
-        ends = "; ".join(f"{line.label} {line.last}" for line in lines)
+        legend = _some(lines)
+        ends = "; ".join(f"{line.label} {line.last}" for line in legend)
         description = f"{axis.title} against training steps, {about}. At the end: {ends}."
-        return Chart(axis.title, inline(figure, description, prefix), tuple(lines))
+        svg = inline(figure, description, prefix)
+        return Chart(axis.title, svg, tuple(legend), len(lines))
 
 
 def _ending(axis: Axis, line: Line) -> Line:
     return Line(line.label, line.curve, line.look, number(axis.metric, line.curve.last))
 
 
-def _draw(axes: Axes, line: Line) -> None:
+def _draw(axes: Axes, line: Line, width: float) -> None:
     curve, look = line.curve, line.look
     if len(curve.steps) == 1:
         axes.plot(curve.steps, curve.mean, "o", color=look.colour, markersize=4)
         return
-    style = (0, look.dashes) if look.dashes else "solid"
-    axes.plot(curve.steps, curve.mean, color=look.colour, linewidth=1.7, linestyle=style)
+    axes.plot(
+        curve.steps,
+        curve.mean,
+        color=look.colour,
+        linewidth=width,
+        linestyle=(0, look.dashes) if look.dashes else "solid",
+        clip_on=False,  # a line along the edge is seen whole
+    )
     if (curve.low != curve.high).any():
         axes.fill_between(
             curve.steps, curve.low, curve.high, color=look.colour, alpha=0.18, linewidth=0
         )
 
 
+def _some(lines: Sequence[Line]) -> Sequence[Line]:
+    if len(lines) <= MAX_LEGEND:
+        return lines
+    return [lines[i] for i in np.linspace(0, len(lines) - 1, 5).round().astype(int)]
+
+
 def _scale(axes: Axes, axis: Axis, lines: Sequence[Line]) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter, SymmetricalLogLocator
+    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
     shown = np.concatenate([part for c in lines for part in (c.curve.low, c.curve.high)])
     shown = shown[np.isfinite(shown)]
     positive = shown[shown > 0]
-    wide = len(positive) and shown.min() >= 0 and positive.max() > LOG_RATIO * positive.min()
-    if not (axis.logarithmic and wide):
-        if len(shown) and shown.min() >= 0 and axis.logarithmic:
-            axes.set_ylim(bottom=0)
+    if axis.limits is not None:
+        low, high = axis.limits
+        axes.set_ylim(min(low, shown.min(initial=low)), max(high, shown.max(initial=high)))
         return
+    if not len(positive) or shown.min() < 0:
+        return
+    decades = np.log10(positive.max() / positive.min())
+    if decades < np.log10(LOG_RATIO):
+        axes.set_ylim(bottom=0)
+        return
+    subs = (1, 2, 5) if decades < 2 else (1,)
     if shown.min() > 0:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_locator(LogLocator(subs=subs))
     else:
-        # Zero has no logarithm: below the smallest value the axis is linear.
-        axes.set_yscale("symlog", linthresh=float(positive.min()), linscale=0.5)
-        axes.yaxis.set_major_locator(
-            SymmetricalLogLocator(base=10, linthresh=float(positive.min()), subs=[1, 2, 5])
-        )
+        # Zero has no logarithm: below a power of ten near the smallest value the axis is linear.
+        first = int(np.floor(np.log10(max(positive.min(), positive.max() / 1e4))))
+        axes.set_yscale("symlog", linthresh=10.0**first, linscale=0.5)
+        top = int(np.ceil(np.log10(positive.max())))
+        axes.yaxis.set_major_locator(FixedLocator([0, *(10.0**e for e in range(first, top + 1))]))
         axes.set_ylim(bottom=0)
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -13,8 +13,17 @@ from synthgrad.lab.report.runs import Run
 _NAMED = {"recipe", "layers", "method", "seed"}
 _WITHOUT_INFLUENCE = {"checkpoint_every", "eval_every", "out", "data_root"}
 
-# From the standard to the paper's method; others follow by name.
-_ORDER = ("backprop", "bptt", "none", "stale", "dni", "dni-aux", "cdni")
+# From the standard to the paper's methods, with what comes back; others follow by name.
+METHODS = {
+    "backprop": "the true error comes back",
+    "bptt": "the true error comes back, from within the unroll",
+    "none": "no error comes back between layers",
+    "stale": "an average of past errors",
+    "dni": "a synthetic gradient",
+    "dni-aux": "a synthetic gradient, which the network also learns to foresee",
+    "cdni": "a synthetic gradient from a model that also sees the label",
+}
+_ORDER = list(METHODS)
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Group:
 
 
 def group(runs: Iterable[Run]) -> list[Group]:
-    """Groups runs; in the order of recipe, layers and method."""
+    """Groups runs; recipes in the order in which they came, then by layers and method."""
     cells: dict[tuple[str, int | None, str, str], list[Run]] = {}
     for run in runs:
         key = json.dumps(_settings(run), sort_keys=True, default=str)
@@ -70,7 +79,8 @@ def group(runs: Iterable[Run]) -> list[Group]:
                 runs=tuple(sorted(members, key=lambda run: run.seed)),
             )
         )
-    return sorted(groups, key=_place)
+    recipes = list(dict.fromkeys(group.recipe for group in groups))
+    return sorted(groups, key=lambda g: (recipes.index(g.recipe), *_place(g)))
 
 
 def describe(name: str, value: Any) -> str:
@@ -94,6 +104,6 @@ def _differing(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _place(group: Group) -> tuple[str, int, int, str]:
+def _place(group: Group) -> tuple[int, int, str]:
     order = _ORDER.index(group.method) if group.method in _ORDER else len(_ORDER)
-    return group.recipe, group.layers or 0, order, group.label
+    return group.layers or 0, order, group.label

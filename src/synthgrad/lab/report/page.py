@@ -11,9 +11,10 @@ from itertools import groupby
 from pathlib import Path
 
 from synthgrad.lab.report.errors import ReportError
-from synthgrad.lab.report.groups import group
+from synthgrad.lab.report.groups import METHODS, group
 from synthgrad.lab.report.panels import Panel, panels
-from synthgrad.lab.report.results import Table, number, table, values
+from synthgrad.lab.report.results import Table, table, values
+from synthgrad.lab.report.rounding import number
 from synthgrad.lab.report.runs import Run, read_run
 
 
@@ -44,7 +45,8 @@ def write_report(
         The page's path.
 
     Raises:
-        ReportError: a folder is no run folder, or a file in it is broken.
+        ReportError: a folder is no run folder, a file in it is broken, or the page cannot be
+            written.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -66,10 +68,14 @@ def write_report(
         date=(date or datetime.date.today()).isoformat(),
         sections=_sections(runs),
         runs=sorted(runs, key=lambda run: (run.recipe, run.layers or 0, run.method, run.seed)),
+        methods={name: METHODS[name] for name in METHODS if name in {r.method for r in runs}},
         facts=_facts(runs),
     )
     path = out / "report.html" if out.is_dir() else out
-    _write(path, html)
+    try:
+        _write(path, html)
+    except OSError as error:
+        raise ReportError(f"cannot write {path}: {error.strerror}") from error
     return path
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby
 
-from synthgrad.lab.report.charts import Axis, Chart, Line, Look, chart
+from synthgrad.lab.report.charts import MAX_LEGEND, Axis, Chart, Line, Look, chart
 from synthgrad.lab.report.curves import across
 from synthgrad.lab.report.groups import Group
 
@@ -17,8 +17,8 @@ CURVES = (
     Axis("train_loss", "Training loss", "training loss"),
 )
 DISTANCES = (
-    Axis("cosine", "Cosine with the true gradient", "cosine", 0.0, logarithmic=False),
-    Axis("sign_error", "Sign error", "share of wrong signs", 0.5, logarithmic=False),
+    Axis("cosine", "Cosine with the true gradient", "cosine", 0.0, limits=(0, 1)),
+    Axis("sign_error", "Sign error (chance: 0.5)", "share of wrong signs", 0.5, limits=(0, 0.6)),
     Axis("l2", "L2 distance from the true gradient", "L2, per example"),
 )
 
@@ -61,7 +61,9 @@ def panels(groups: Sequence[Group], prefix: str) -> list[Panel]:
         about = f"{same[0].recipe} {depth}".strip()
         found.append(Panel(depth or "Curves", tuple(_curves(same, about, prefix, numbers))))
         for group in same:
-            title = ", ".join(filter(None, (depth, _label(group), "interfaces")))
+            if group.method == "none":
+                continue  # zero errors are at no angle to anything
+            title = ", ".join(filter(None, (depth, _label(group)))) + ": interfaces"
             found.append(Panel(title, tuple(_distances(group, about, prefix, numbers))))
     return [panel for panel in found if panel.charts]
 
@@ -92,7 +94,9 @@ def _looks(groups: Sequence[Group]) -> list[Look]:
         look = _METHODS.get(group.method)
         if look is None or look in looks:
             look = next(
-                new for c in spare if (new := Look(c, _DASHES[len(looks) % 5])) not in looks
+                new
+                for c in spare
+                if (new := Look(c, _DASHES[len(looks) % len(_DASHES)])) not in looks
             )
         looks.append(look)
     return looks
@@ -113,8 +117,9 @@ def _distances(group: Group, about: str, prefix: str, numbers: Iterator[int]) ->
         for i, name in enumerate(names):
             curve = across(group.shown, f"interface/{name}/{axis.metric}")
             # From dark to light with depth; the lightest are too faint on white.
-            shade = to_hex(colormaps["viridis"](0.85 * i / max(len(names) - 1, 1)))
+            shade = to_hex(colormaps["plasma"](0.65 * i / max(len(names) - 1, 1)))
+            dashes = _DASHES[i % len(_DASHES)] if len(names) <= MAX_LEGEND else ()
             if curve is not None:
-                lines.append(Line(name, curve, Look(shade, _DASHES[i % 5])))
+                lines.append(Line(name, curve, Look(shade, dashes)))
         if lines:
             yield chart(axis, lines, f"{about}, {_label(group)}", f"{prefix}-{next(numbers)}")

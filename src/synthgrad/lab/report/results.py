@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from synthgrad.lab.report.groups import Group, describe
 from synthgrad.lab.report.paper import paper_error
+from synthgrad.lab.report.rounding import seconds, span, spread
 from synthgrad.lab.report.runs import Run
 
 TITLES = {
@@ -102,50 +101,22 @@ def _row(group: Group, names: Sequence[str]) -> Row:
         ),
         paper="–" if paper is None else f"{paper:.1f}",
         seeds=f"{len(seeds)}{again}",
-        iterations=_range(
-            [r.summary.iterations if r.summary else r.last_step for r in group.shown]
-        ),
-        seconds=_seconds([run.summary.seconds for run in group.shown if run.summary]),
+        iterations=_iterations(group),
+        seconds=seconds([run.summary.seconds for run in group.shown if run.summary]),
         unfinished=_unfinished(group),
     )
 
 
-def spread(name: str, numbers: Sequence[float]) -> str:
-    """Mean ± sample standard deviation; the mean alone of a single number."""
-    if not numbers:
-        return "–"
-    if not all(map(math.isfinite, numbers)):
-        return "not finite"
-    mean = number(name, statistics.fmean(numbers))
-    if len(numbers) == 1:
-        return mean
-    return f"{mean} ± {number(name, statistics.stdev(numbers))}"
-
-
-def number(name: str, value: float) -> str:
-    """A number with as many digits as its kind deserves: error rates are in percent."""
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:.2f}" if name.endswith("error") else f"{value:.3g}"
+def _iterations(group: Group) -> str:
+    if group.finished:
+        return span([run.summary.iterations for run in group.finished if run.summary])
+    reached = span([run.last_step for run in group.runs])
+    planned = group.runs[0].config.get("iterations")
+    return f"{reached} of {planned:,}" if isinstance(planned, int) else reached
 
 
 def _unfinished(group: Group) -> str:
     missing = len(group.runs) - len(group.finished)
     if not missing:
         return ""
-    if group.finished:
-        return f"+ {missing} unfinished"
-    total = group.runs[0].config.get("iterations")
-    return f"unfinished, {total:,} planned" if isinstance(total, int) else "unfinished"
-
-
-def _range(numbers: Sequence[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
-
-
-def _seconds(numbers: Sequence[float]) -> str:
-    if not numbers:
-        return "–"
-    mean = statistics.fmean(numbers)
-    return f"{mean:,.0f}" if mean >= 100 else f"{mean:.1f}"
+    return f"+ {missing} unfinished" if group.finished else "unfinished"

@@ -53,8 +53,12 @@ def inline(figure: Figure, description: str, prefix: str) -> str:
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.S)
     body = re.sub(r' id="[a-z0-9]+_\d+"', "", body)
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
-    # Two decimals are a hundredth of a point.
-    body = re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}".rstrip("0").rstrip("."), body)
+    body = re.sub(r"<[^>]*>", _rounded, body)
     body = re.sub(r">\s+<", "><", body)
     label = html.escape(description, quote=True)
     return f'<svg {size[0]} role="img" aria-label="{label}">{body.strip()}'
+
+
+def _rounded(tag: re.Match[str]) -> str:
+    """A tag with coordinates to the hundredth of a point, which is all that can be seen."""
+    return re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}".rstrip("0").rstrip("."), tag[0])
