@@ -48,7 +48,7 @@ def test_a_residual_network_by_nested_names():
     model = nn.Sequential(body, nn.Linear(6, 2))
     cuts = ["0.1", "0.2", "0.1.linear"]
     sg.decouple(model, cuts, lambda h: MLP(6, (5,)), example_inputs=_x(4))
-    assert sorted(_names(model)) == sorted(cuts)
+    assert set(_names(model)) == set(cuts)
     assert "0.1.interface.feedback.first.weight" in model.state_dict()
     assert _learns(model, _x(4))
 

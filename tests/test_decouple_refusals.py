@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import synthgrad as sg
-from synthgrad.errors import ArgumentError
+from synthgrad.errors import ArgumentError, ShapeError
 from synthgrad.feedback import Linear
 
 
@@ -86,14 +86,13 @@ def test_a_message_that_does_not_suit_is_named_and_the_model_stays_as_it_was(
 
 def test_without_an_example_a_tuple_is_refused_when_it_comes():
     model = sg.decouple(nn.Sequential(nn.Embedding(3, 4), nn.LSTM(4, 5)), "1", "linear")
-    with pytest.raises(ShapeError, match="interface '1': .*one floating-point tensor.*got tuple"):
+    with pytest.raises(ShapeError, match=r"interface '1': .*one floating-point tensor.*got tuple"):
         model(torch.zeros(2, 3, dtype=torch.long))
 
 
 def test_a_size_guessed_wrongly_is_refused_when_the_message_comes():
     model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Flatten(), nn.Linear(12, 7))
     sg.decouple(model, "1", "linear")
-    assert len(interfaces(model)) == 1
     with pytest.raises(ShapeError, match=r"interface '1': .*\(batch, 3\).*got \(5, 12\)"):
         model(torch.ones(5, 1, 2, 2))
 

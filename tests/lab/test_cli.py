@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -78,8 +78,9 @@ def test_run_then_report(synthgrad, tmp_path):
     assert "test error" in ran.stdout
     assert str(run) in ran.stdout
     page = tmp_path / "page.html"
-    reported = synthgrad("report", str(run), "--out", str(page))
-    assert reported.returncode == 0, reported.stderr
+    for named in (run, tmp_path):  # a run folder, and a folder of them
+        reported = synthgrad("report", str(named), "--out", str(page))
+        assert reported.returncode == 0, reported.stderr
     assert "cdni" in page.read_text(encoding="utf-8").lower()
     assert page.stat().st_size > 1000
 
@@ -90,3 +91,20 @@ def test_a_real_process_shows_no_traceback(tmp_path):
     assert result.returncode == 1
     assert str(tmp_path) in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_demo_compares_four_methods_and_says_where_the_report_is(
+    synthgrad, tmp_path, monkeypatch
+):
+    from synthgrad.lab import recipes
+
+    short = recipes.RECIPES["digits-fcn"].defaults.changed(iterations=20, feedback_hidden=(8,))
+    monkeypatch.setitem(
+        recipes.RECIPES, "digits-fcn", replace(recipes.RECIPES["digits-fcn"], defaults=short)
+    )
+    result = synthgrad("demo", "--out", str(tmp_path / "demo"))
+    assert result.returncode == 0, result.stderr
+    for label in ("backprop", "no feedback", "DNI", "cDNI", "updates"):
+        assert label in result.stdout
+    assert str(tmp_path / "demo" / "report.html") in result.stdout
+    assert (tmp_path / "demo" / "report.html").exists()

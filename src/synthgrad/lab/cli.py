@@ -91,14 +91,15 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path = Path("repor
     """Tables and curves from run folders, as one self-contained HTML page.
 
     Args:
-        runs: Run folders.
+        runs: Run folders, or folders of run folders.
         out: The page.
     """
     from synthgrad.lab.report import write_report
 
     if not runs:
         raise UsageError("report needs at least one run folder")
-    print(f"written to {write_report(runs, out)}")
+    folders = [folder for path in runs for folder in _run_folders(path)]
+    print(f"written to {write_report(folders, out)}")
 
 
 @app.command
@@ -112,6 +113,12 @@ def bench(name: tyro.conf.Positional[Literal["step"]], threads: int = 2) -> None
     from synthgrad.lab.bench import step
 
     step.main(threads)
+
+
+def _run_folders(path: Path) -> list[Path]:
+    """The run folders that a path stands for: itself, or those in it."""
+    inside = sorted(config.parent for config in path.glob("*/config.json"))
+    return inside if inside and not (path / "config.json").exists() else [path]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -45,8 +45,9 @@ RECIPES = {
             "the main job in small, on scikit-learn's digits (not in the paper)",
             "digits",
             _fcn,
-            # Narrow, so that random hidden layers alone (no feedback) are not enough.
-            FeedForwardConfig(units=64, iterations=2000, eval_every=100),
+            # Narrow, so that random hidden layers alone (no feedback) are not enough; and so small
+            # that a second thread would only wait.
+            FeedForwardConfig(units=64, iterations=2000, eval_every=100, threads=1),
             (256, 256),
         ),
         Recipe(

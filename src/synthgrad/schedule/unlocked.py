@@ -86,8 +86,7 @@ class Unlocked:
         with torch.enable_grad(), in_context(context):
             with routed(run.cut):
                 output = self.model(x)
-            loss = loss_fn(output)
-        return run.finish(loss)
+            return run.finish(loss_fn(output))
 
     def prepare(self, x: Any, loss_fn: Callable[[Any], Tensor], context: Any = None) -> None:
         """Finds the segments and makes their optimisers; the first step does it if needed.

@@ -149,6 +149,13 @@ def test_offline_names_the_file_its_place_and_its_home(nobody, put, tiny_mnist, 
     assert "SYNTHGRAD_DATA" in message
 
 
+def test_offline_leaves_no_empty_folders(nobody, put, tiny_mnist, tmp_path):
+    put("mnist", tiny_mnist, write=False, url=nobody)
+    with pytest.raises(DataError):
+        load("mnist", tmp_path / "root")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_home_that_never_answers_is_given_up(put, tiny_mnist, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "CONTACT_SECONDS", 0.5)
     with socket.socket() as silent:
@@ -177,5 +184,5 @@ def test_read_only_folder_is_said_to_be(put, tiny_mnist, tmp_path, monkeypatch):
 def test_root_below_a_file_is_said_not_to_be_usable(put, tiny_mnist, tmp_path):
     put("mnist", tiny_mnist, write=False)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"file/MNIST/raw/train-images.* is missing"):
+    with pytest.raises(DataError, match=r"file/MNIST/raw/train-images.*file is not a folder"):
         load("mnist", tmp_path / "file")

@@ -39,11 +39,10 @@ def download(source: Source, root: Path, missing: Sequence[str]) -> None:
             the known checksum.
     """
     try:
-        if not _writable(folder := root / source.folder):
-            raise PermissionError("it is read-only")
-        folder.mkdir(parents=True, exist_ok=True)
+        _check_writable(folder := root / source.folder)
         if source.archive_sha256 is None:
             _contact(source.url)
+            folder.mkdir(parents=True, exist_ok=True)
             for file in missing:
                 _retrieve(source.home(file), source.path(root, file), source.files[file])
         else:
@@ -72,10 +71,13 @@ def _advice(source: Source, root: Path, missing: Sequence[str], error: Exception
     )
 
 
-def _writable(folder: Path) -> bool:
+def _check_writable(folder: Path) -> None:
     # os.path.exists, because Path.exists raises where a parent may not be entered.
     there = next(p for p in (folder, *folder.parents) if os.path.exists(p))
-    return os.access(there, os.W_OK | os.X_OK)
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError("it is read-only")
 
 
 def _from_archive(source: Source, root: Path, missing: Sequence[str], sha256: str) -> None:
@@ -88,6 +90,7 @@ def _from_archive(source: Source, root: Path, missing: Sequence[str], sha256: st
     else:
         _contact(source.url)
         _retrieve(source.url, archive, sha256)
+    (root / source.folder).mkdir(exist_ok=True)
     _unpack(source, archive, root, missing)
     if not there:
         archive.unlink()  # it is as large as what was in it

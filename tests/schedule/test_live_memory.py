@@ -1,0 +1,72 @@
+"""Counts the bytes of every tensor that is alive, whoever holds it: no allocator hides anything."""
+
+import weakref
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import synthgrad as sg
+from synthgrad.feedback import MLP, Critic, Stale, Zero
+from tests.networks import Residual, Value, squares
+
+BATCH, WIDTH = 512, 4  # so that a message is much larger than any parameter
+
+
+class _Live(TorchDispatchMode):
+    """Follows the storage of every tensor made inside, until its last owner lets go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.sizes:
+                    self.sizes[storage._cdata] = storage.nbytes()
+                    weakref.finalize(storage, self.sizes.pop, storage._cdata)
+        self.peak = max(self.peak, sum(self.sizes.values()))
+        return result
+
+
+def _messages_alive(depth, feedback, schedule):
+    """The most that is alive at any time of a step, in units of one message."""
+    layers = [Residual(WIDTH) for _ in range(depth)]
+    model, x, y = nn.Sequential(*layers), torch.randn(BATCH, WIDTH), torch.randn(BATCH, WIDTH)
+    cuts = [str(i) for i in range(depth - 1)]
+    sg.decouple(model, cuts, feedback, example_inputs=x)
+    unlocked = sg.Unlocked(model, partial(torch.optim.SGD, lr=0.1))
+    unlocked.step(x, squares(y))
+    with _Live() as live:
+        if schedule == "unlocked":
+            unlocked.step(x, squares(y))
+        else:
+            squares(y)(model(x)).mean().backward()
+    return live.peak / (BATCH * WIDTH * 4)
+
+
+models = {
+    "linear": "linear",
+    "mlp": lambda h: MLP(WIDTH, (WIDTH,)),
+    "stale": lambda h: Stale(0.5),
+    "zero": lambda h: Zero(),
+    "critic": lambda h: Critic(Value(WIDTH)),
+}
+
+
+@pytest.mark.parametrize("feedback", models.values(), ids=models.keys())
+def test_unlocked_training_keeps_the_activations_of_one_segment_only(feedback):
+    few, many = (_messages_alive(depth, feedback, "unlocked") for depth in (4, 16))
+    assert many - few < 2  # 12 segments more, and their gradients, weigh less than two messages
+
+
+def test_inline_training_keeps_them_all():
+    few, many = (_messages_alive(depth, "linear", "inline") for depth in (4, 16))
+    assert many - few > 12
