@@ -25,9 +25,8 @@ def main(steps: int = 1500, depth: int = 8) -> float:
     from sklearn.datasets import load_digits
 
     torch.manual_seed(0)
-    digits = load_digits()
-    x = torch.tensor(digits.data, dtype=torch.float32) / 16
-    y = torch.tensor(digits.target)
+    images, labels = load_digits(return_X_y=True)
+    x, y = torch.as_tensor(images).float() / 16, torch.as_tensor(labels)
     train, test = slice(0, 1400), slice(1400, None)
 
     model = nn.Sequential(*(Block(64) for _ in range(depth)), nn.Linear(64, 10))

@@ -6,6 +6,7 @@ with install_import_hook("synthgrad", "beartype.beartype"):
     import synthgrad  # noqa: F401
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
 
@@ -14,6 +15,19 @@ hypothesis.settings.load_profile("synthgrad")
 torch.set_num_threads(1)
 
 
+def pytest_configure(config):
+    # Said in pyproject.toml, it would make pytest import synthgrad before the hook above is there.
+    config.addinivalue_line("filterwarnings", "error::synthgrad.errors.SynthgradWarning")
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def as_installed():
+    """The library as users run it, without checked annotations: its own errors are at work."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -64,14 +64,33 @@ def test_an_error_of_zero_is_an_error():
     _sgd(model).step()
 
 
+def test_it_is_found_at_a_later_step_too():
+    model = _Fork()
+    optimizer = _sgd(model)
+    _answer(model(X))
+    optimizer.step()
+    model(X)[0].sum().backward()
+    with pytest.raises(LockingError, match="'right'"):
+        optimizer.step()
+
+
 def test_once_reported_it_does_not_stand_in_the_way():
     model = _Fork()
     optimizer = _sgd(model)
     model(X)[0].sum().backward()
     with pytest.raises(LockingError):
         optimizer.step()
+    optimizer.step()  # nothing was sent since
     _answer(model(X))
     optimizer.step()
+
+
+def test_an_optimizer_of_a_part_of_the_feedback_model_is_enough():
+    model = _Fork()
+    bias = model.right[1].get_parameter("feedback.first.bias")
+    model(X)[0].sum().backward()
+    with pytest.raises(LockingError, match="'right'"):
+        torch.optim.SGD([bias], lr=0.1).step()
 
 
 def test_gradients_may_be_accumulated():
@@ -92,6 +111,21 @@ def test_a_forward_pass_may_stay_unused_if_another_is_not():
         _answer(model(X))
         model(X)
         optimizer.step()
+
+
+def test_an_optimizer_may_run_the_model_itself():
+    model = _Fork()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
+
+    def closure():
+        optimizer.zero_grad()
+        left, right = model(X)
+        loss = (left - right).square().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        optimizer.step(closure)
 
 
 def test_evaluation_expects_nothing():

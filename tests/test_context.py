@@ -91,14 +91,15 @@ def test_only_the_forward_pass_needs_it():
 def test_what_derives_from_it_is_made_once_a_block():
     labels, made = torch.tensor([1, 0]), []
 
-    def make():
+    def make(c, key):
         made.append(len(made))
         return made[-1]
 
-    assert [derived(labels, "key", make) for _ in range(2)] == [0, 1]  # outside: each time
+    assert [derived(labels, make, "key") for _ in range(2)] == [0, 1]  # outside: each time
     for block in (2, 4):
         with sg.context(labels):
-            assert [derived(labels, "key", make) for _ in range(2)] == [block, block]
-            assert derived(labels, "other key", make) == block + 1
+            assert [derived(labels, make, "key") for _ in range(2)] == [block, block]
+            assert derived(labels, make, "other key") == block + 1
     with sg.context(labels):
-        assert derived(labels.clone(), "key", make) == 6  # not the context in force
+        assert derived(labels, make, "key") == 6
+        assert derived(labels.clone(), make, "key") == 7  # not the context in force

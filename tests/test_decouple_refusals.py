@@ -9,6 +9,8 @@ import synthgrad as sg
 from synthgrad.errors import ArgumentError, ShapeError
 from synthgrad.feedback import Linear
 
+pytestmark = pytest.mark.usefixtures("as_installed")
+
 
 class _Recurrent(nn.Module):
     def __init__(self):

@@ -41,8 +41,8 @@ def test_mix_is_the_weighted_mean(shape, seed, lambda_):
 def test_mix_at_its_ends_is_one_side_and_never_looks_at_the_other(shape, seed):
     (real,) = _errors(shape, seed, 1)
     broken = torch.full_like(real, math.nan)
-    assert mix(real, broken, 1) is real
-    assert mix(broken, real, 0) is real
+    assert mix(real, broken, 1.0) is real
+    assert mix(broken, real, 0.0) is real
 
 
 @pytest.mark.parametrize("lambda_", no_weights)

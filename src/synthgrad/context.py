@@ -40,14 +40,16 @@ def current_context() -> Any:
     return None if frame is None else frame.value
 
 
-def derived(c: Any, key: Hashable, make: Callable[[], Any]) -> Any:
-    """What ``make()`` returns; computed once per block if ``c`` is the context in force.
+def derived(c: Any, make: Callable[..., Any], *how: Hashable) -> Any:
+    """What ``make(c, *how)`` returns; computed once per block if ``c`` is the context in force.
 
     Interfaces that see the same labels would otherwise each encode them again.
     """
     frame = _current.get()
     if frame is None or frame.value is not c:
-        return make()
-    if key not in frame.derived:
-        frame.derived[key] = make()
-    return frame.derived[key]
+        return make(c, *how)
+    key = (make, *how)
+    found = frame.derived.get(key)
+    if found is None:
+        found = frame.derived[key] = make(c, *how)
+    return found

@@ -1,5 +1,6 @@
 """Exit codes and messages, as a shell sees them; no traceback for a user's mistake."""
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from synthgrad.lab import cli
+from synthgrad.lab.recipes import RECIPES
 
 
 @dataclass
@@ -62,7 +64,7 @@ def test_missing_data_ends_with_1_and_says_which_file_goes_where(synthgrad, tmp_
 
 def test_help_and_list_name_every_recipe(synthgrad):
     listed = synthgrad("list").stdout
-    for recipe in ("digits-fcn", "mnist-fcn", "fashion-fcn"):
+    for recipe in RECIPES:
         assert recipe in listed
     helped = synthgrad("run", "mnist-fcn", "--help")
     assert helped.returncode == 0
@@ -108,3 +110,22 @@ def test_the_demo_compares_four_methods_and_says_where_the_report_is(
         assert label in result.stdout
     assert str(tmp_path / "demo" / "report.html") in result.stdout
     assert (tmp_path / "demo" / "report.html").exists()
+
+
+@pytest.mark.parametrize(("more", "expected"), [((), ()), (("4", "5"), (4, 5))])
+def test_feedback_hidden_without_a_number_is_a_linear_model(synthgrad, tmp_path, more, expected):
+    settings = ("--iterations", "2", "--units", "8", "--threads", "1", "--layers", "3")
+    out = ("--out", str(tmp_path / "run"))
+    result = synthgrad("run", "digits-fcn", "--feedback-hidden", *more, *settings, *out)
+    assert result.returncode == 0, result.stderr
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert tuple(config["feedback_hidden"]) == expected
+
+
+def test_list_names_every_table_with_its_cells(synthgrad):
+    from synthgrad.lab.tables import TABLES
+
+    lines = synthgrad("list").stdout.splitlines()
+    for name, table in TABLES.items():
+        (line,) = (line for line in lines if line.split()[:1] == [name])
+        assert line.split()[-1] == str(len(table.cells))

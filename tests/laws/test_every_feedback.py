@@ -67,6 +67,18 @@ def test_a_model_of_another_precision_than_its_message(case):
 
 
 @every
+def test_it_may_change_its_precision_after_use(case):
+    interface = case.interface()
+    answer(interface(case.message().requires_grad_(), case.context()))
+    interface.zero_grad()
+    case = case.of(torch.float32)
+    received = interface.to(case.dtype)(case.message().requires_grad_(), case.context())
+    answer(received)
+    assert received.dtype == torch.float32
+    assert all(p.grad is not None and p.grad.dtype == case.dtype for p in interface.parameters())
+
+
+@every
 def test_its_state_makes_another_the_same(case):
     interface, h, context = case.interface(), case.message(), case.context()
     file = io.BytesIO()

@@ -12,6 +12,8 @@ from synthgrad.errors import ContextError, NonFiniteError, ShapeError
 from synthgrad.feedback import Critic, Zero
 from tests.laws.feedbacks import CASES, CLASSES, every
 
+pytestmark = pytest.mark.usefixtures("as_installed")
+
 takes_any_shape = (Zero, Critic)  # a critic's value is the user's own module
 fussy = pytest.mark.parametrize(
     "case",

@@ -70,3 +70,14 @@ def test_unlocked_training_keeps_the_activations_of_one_segment_only(feedback):
 def test_inline_training_keeps_them_all():
     few, many = (_messages_alive(depth, "linear", "inline") for depth in (4, 16))
     assert many - few > 12
+
+
+@pytest.mark.parametrize("feedback", models.values(), ids=models.keys())
+def test_a_loss_that_outlives_its_backward_pass_keeps_no_message(feedback):
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 1))
+    x = torch.randn(BATCH, WIDTH)
+    sg.decouple(model, "0", feedback, example_inputs=x)
+    with _Live() as live:
+        loss = sg.losses(model(x).squeeze(1)).mean()
+        loss.backward()
+        assert sum(live.sizes.values()) < BATCH * WIDTH * 4 < live.peak

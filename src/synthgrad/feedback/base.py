@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class Feedback(nn.Module, ABC):
             self._dtype = (next((p.dtype for p in self.parameters()), None),)
         return self._dtype[0]
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         self._dtype = None  # .to(), .double() and the like all come through here
         return super()._apply(fn, recurse)
 

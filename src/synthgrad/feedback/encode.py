@@ -27,12 +27,10 @@ def encode(context: Any, positions: torch.Size, width: int, dtype: torch.dtype) 
         ContextError: the context is missing, of another batch, of another width, or a label is
             outside ``[0, width)`` (on a CPU; a GPU asserts by itself).
     """
-    return derived(
-        context, (positions, width, dtype), lambda: _encode(context, positions, width).to(dtype)
-    )
+    return derived(context, _encode, positions, width, dtype)
 
 
-def _encode(context: Any, positions: torch.Size, width: int) -> Tensor:
+def _encode(context: Any, positions: torch.Size, width: int, dtype: torch.dtype) -> Tensor:
     if context is None:
         raise ContextError(
             f"the feedback model is conditional (context={width}) but got no context: "
@@ -56,7 +54,7 @@ def _encode(context: Any, positions: torch.Size, width: int) -> Tensor:
         )
     while rows.ndim <= len(positions):
         rows = rows.unsqueeze(-2)
-    return rows.expand(*positions, width)
+    return rows.expand(*positions, width).to(dtype)
 
 
 def _one_hot(labels: Tensor, width: int) -> Tensor:

@@ -141,7 +141,7 @@ class MLP(Regression):
         rows = None
         if self.context:
             rows = encode(context, h.shape[:-1], self.context, h.dtype)
-        x = self.first(h, rows)
+        x = self.first.forward(h, rows)  # no hooks to run on a part of one layer
         if self.rest:
             x = self.rest(x.flatten(0, -2)).unflatten(0, h.shape[:-1])
         return x

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -15,8 +15,12 @@ from synthgrad.errors import SynthgradError, SynthgradWarning
 from synthgrad.lab.config import FeedForwardConfig, default_out
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.recipes import RECIPES
+from synthgrad.lab.tables import TABLES
 
 app = tyro.extras.SubcommandApp()
+
+
+_TABLES = f"One of {', '.join(TABLES)}."
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,20 @@ def demo(out: Path | None = None, seed: int = 0) -> None:
 
 @app.command(name="list")
 def list_recipes() -> None:
-    """The recipes, each with the table or figure of the paper it stands for."""
+    """The recipes, each with what it stands for in the paper, and the tables to reproduce."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("recipe", "stands for", "data", box=None)
+    recipes = Table("recipe", "stands for", "data", box=None)
     for recipe in RECIPES.values():
-        table.add_row(recipe.name, recipe.stands_for, recipe.data)
-    Console().print(table)
+        recipes.add_row(recipe.name, recipe.stands_for, recipe.data)
+    tables = Table("table", "what it is", "cells", box=None)
+    for table in TABLES.values():
+        tables.add_row(table.name, table.about, str(len(table.cells)))
+    console = Console()
+    console.print(recipes)
+    console.print()
+    console.print(tables)
 
 
 @app.command
@@ -83,6 +93,45 @@ def run(options: tyro.conf.OmitArgPrefixes[_RunOptions]) -> None:  # type: ignor
     print(
         f"{chosen.recipe} {chosen.config.method}: test error {metrics['test_error']:.2f}% after "
         f"{summary['iterations']} iterations in {summary['seconds']:.0f} s; written to {out}"
+    )
+
+
+@app.command
+def reproduce(
+    table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE", help=_TABLES)],
+    jobs: int = 1,
+    budget: float = 0.01,
+    seeds: int = 1,
+    out: Path = Path("runs"),
+    data_root: Path | None = None,
+    threads: int = 0,
+    device: str = "auto",
+) -> None:
+    """A whole table or figure: its grid of runs, and a report. Given again, it goes on.
+
+    Runs that are done are kept, and those half done go on where they were stopped.
+
+    Args:
+        table: What to reproduce.
+        jobs: Runs at a time, each in a process of its own.
+        budget: The share of the paper's 500,000 iterations.
+        seeds: Runs of each cell, from seed 0.
+        out: Where the table's folder goes, with a run folder for each cell and seed.
+        data_root: Where the data sets are, in torchvision's layout; by default $SYNTHGRAD_DATA.
+        threads: CPU threads of a run; 0 divides the processor's cores by the jobs.
+        device: Where to run: cpu, cuda, cuda:1, or auto for a GPU where there is one.
+    """
+    from synthgrad.lab.reproduce import reproduce
+
+    reproduce(
+        table,
+        out,
+        jobs=jobs,
+        budget=budget,
+        seeds=seeds,
+        data_root=data_root,
+        threads=threads,
+        device=device,
     )
 
 

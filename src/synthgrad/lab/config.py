@@ -28,7 +28,7 @@ class FeedForwardConfig(BaseModel):
     layers: Annotated[int, Field(ge=2)] = 4
     """As the paper counts: the hidden layers and the classifier."""
     units: Annotated[int, Field(ge=1)] = 256
-    """Units of each hidden layer."""
+    """Units of each hidden layer; of a CNN, its filters."""
     interfaces: str = "all"
     """Behind which hidden layers: "all", or numbers from 1, as in 1,3."""
     lambda_: Annotated[float, Field(ge=0, le=1, alias="lambda"), tyro.conf.arg(name="lambda")] = 0.0
@@ -38,7 +38,8 @@ class FeedForwardConfig(BaseModel):
     unlock: Literal["no", "update"] = "no"
     """"update": each layer is updated before the next one runs; the gradients are the same."""
     feedback_hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = None
-    """Widths of the feedback models' hidden layers; by default the paper's for the method."""
+    """Widths (for a CNN, filters) of the feedback models' hidden layers, as in 256 256; with no
+    number after it, a linear model; by default the paper's for the method."""
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of the stale average."""
     iterations: Annotated[int, Field(ge=1)] = 3500

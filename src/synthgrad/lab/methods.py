@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from synthgrad.decouple import decouple
-from synthgrad.feedback import MLP, Feedback, Stale, Zero
+from synthgrad.feedback import MLP, Conv, Feedback, Stale, Zero
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.models import hidden_name
+
+
+@dataclass(frozen=True)
+class PaperHidden:
+    """The hidden layers of the paper's synthetic gradient models for one network (D.1).
+
+    Attributes:
+        dni: widths, or filters, in the unconditional model; empty for a linear one.
+        cdni: the same in the model that sees the label.
+    """
+
+    dni: tuple[int, ...]
+    cdni: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -30,32 +42,37 @@ def put_in(
     config: FeedForwardConfig,
     example: Tensor,
     classes: int,
-    paper_hidden: Sequence[int],
+    paper_hidden: PaperHidden,
 ) -> nn.Module:
     """Puts the interfaces of ``config.method`` into a network.
+
+    Synthetic gradients are those of an MLP for a message of features, and of a convolutional
+    model for a message of channels.
 
     Args:
         model: one of :mod:`synthgrad.lab.models`.
         config: which method, where, and at which lambda.
         example: a few inputs, to infer sizes from.
         classes: the labels that cdni sees.
-        paper_hidden: the hidden layers of the paper's unconditional feedback model; its
-            conditional one is linear.
+        paper_hidden: the feedback models' hidden layers, unless ``config.feedback_hidden`` gives
+            others.
     """
     positions = config.positions()
     if not positions:
         return model
     hidden = config.feedback_hidden
+    if hidden is None:
+        hidden = paper_hidden.cdni if config.method == "cdni" else paper_hidden.dni
+    context = classes if config.method == "cdni" else 0
 
     def make(h: Tensor) -> Feedback:
-        width = h.shape[1]
         if config.method == "none":
             return Zero()
         if config.method == "stale":
             return Stale(config.decay)
-        if config.method == "cdni":
-            return MLP(width, hidden=hidden or (), context=classes)
-        return MLP(width, hidden=paper_hidden if hidden is None else hidden)
+        if h.ndim == 4:
+            return Conv(h.shape[1], hidden=hidden, context=context)
+        return MLP(h.shape[1], hidden=hidden, context=context)
 
     lambda_ = WarmUp(config.warmup, config.lambda_) if config.warmup else config.lambda_
     return decouple(

@@ -1,0 +1,183 @@
+"""A whole table or figure of the paper: its grid of runs, and a report on them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synthgrad.errors import SynthgradError
+from synthgrad.lab.config import FeedForwardConfig
+from synthgrad.lab.data import load
+from synthgrad.lab.errors import RunError, UsageError
+from synthgrad.lab.folder import RunFolder
+from synthgrad.lab.jobs import Job, in_turn, side_by_side
+from synthgrad.lab.recipes import RECIPES
+from synthgrad.lab.report import write_report
+from synthgrad.lab.run import Stopped, pick_device, run
+from synthgrad.lab.tables import TABLES, PaperTable
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell with a seed: one run.
+
+    Attributes:
+        name: the cell's, with the seed.
+        recipe: the recipe's name.
+        config: all settings.
+        folder: where it goes.
+    """
+
+    name: str
+    recipe: str
+    config: FeedForwardConfig
+    folder: Path
+
+
+def reproduce(
+    name: str,
+    out: Path,
+    *,
+    jobs: int = 1,
+    budget: float = 0.01,
+    seeds: int = 1,
+    data_root: Path | None = None,
+    threads: int = 0,
+    device: str = "auto",
+) -> Path:
+    """Runs what a table still lacks and writes a report on all of it.
+
+    Runs that are done stay as they are, and those half done go on where they were. A run that
+    fails does not keep the others from being done.
+
+    Args:
+        name: one of :data:`synthgrad.lab.tables.TABLES`.
+        out: a run goes to ``out/name/CELL-seedK``, the report to ``out/name/report.html``.
+        jobs: runs at a time, each in a process of its own where there is more than one.
+        budget: the share of the paper's 500,000 iterations.
+        seeds: runs of each cell, from seed 0.
+        data_root: where the data sets are.
+        threads: CPU threads of a run; 0 divides the processor's cores by ``jobs``.
+        device: as in :class:`synthgrad.lab.config.FeedForwardConfig`.
+
+    Returns:
+        The report's path, which is also printed.
+
+    Raises:
+        UsageError: an argument cannot be used; or a folder holds a run with other settings.
+        RunError: runs have failed; names them. The report on the others is written.
+        Stopped: a signal came; the same call goes on.
+    """
+    table = _table(name)
+    _check(jobs=jobs, seeds=seeds, threads=threads, budget=budget)
+    threads = threads or max(1, (os.cpu_count() or 1) // jobs)
+    plan = _plan(table, out / name, budget, seeds, {"threads": threads, "device": device})
+    done, open_, failed = _look(plan)
+    print(f"{name}: {len(plan)} runs, {done} of them done already", file=sys.stderr)
+    if open_:
+        pick_device(device)
+        # Once, before several processes look for the same files, or download them.
+        for data in dict.fromkeys(RECIPES[planned.recipe].data for planned in open_):
+            load(data, root=data_root)
+    failed |= _do(open_, jobs, data_root)
+    finished = [planned.folder for planned in plan if planned.name not in failed]
+    page = out / name / "report.html"
+    if finished:
+        write_report(finished, page, title=f"{name}: {table.about}")
+        print(f"Report: {page.resolve()}")
+    if failed:
+        lines = "".join(f"\n  {planned}: {why}" for planned, why in failed.items())
+        raise RunError(f"{len(failed)} of {len(plan)} runs failed:{lines}")
+    return page
+
+
+def run_cell(planned: Planned, data_root: Path | None) -> dict[str, Any]:
+    """One run, from its start or from where it was stopped; returns its summary."""
+    return run(
+        RECIPES[planned.recipe],
+        planned.config,
+        planned.folder,
+        data_root=data_root,
+        resume=True,
+        label=planned.name,
+    )
+
+
+def _table(name: str) -> PaperTable:
+    if name not in TABLES:
+        raise UsageError(f"no table is called {name!r}; there are {', '.join(TABLES)}")
+    return TABLES[name]
+
+
+def _check(*, jobs: int, seeds: int, threads: int, budget: float) -> None:
+    for option, value, least in (("jobs", jobs, 1), ("seeds", seeds, 1), ("threads", threads, 0)):
+        if value < least:
+            raise UsageError(f"--{option}: expected at least {least}, got {value}")
+    if not 0 < budget < float("inf"):
+        raise UsageError(f"--budget: expected a share above 0, such as 0.01, got {budget}")
+
+
+def _plan(
+    table: PaperTable, folder: Path, budget: float, seeds: int, values: dict[str, Any]
+) -> list[Planned]:
+    """All runs of a table; a whole table of the first seed, then the next."""
+    return [
+        Planned(
+            name := f"{cell.name}-seed{seed}",
+            cell.recipe,
+            cell.config(budget, seed=seed, **values),
+            folder / name,
+        )
+        for seed in range(seeds)
+        for cell in table.cells
+    ]
+
+
+def _look(plan: Sequence[Planned]) -> tuple[int, list[Planned], dict[str, str]]:
+    """How many runs are done, which are to be done, and which cannot be, for a broken folder."""
+    done = 0
+    open_: list[Planned] = []
+    failed: dict[str, str] = {}
+    for planned in plan:
+        config = {"recipe": planned.recipe, **planned.config.to_json()}
+        try:
+            if RunFolder(planned.folder, config, resume=True).finished() is None:
+                open_.append(planned)
+            else:
+                done += 1
+        except UsageError as error:
+            why = str(error).removeprefix("--resume: ").removeprefix("--out: ")
+            raise UsageError(f"--out: {why}; give another --out, or the same settings") from None
+        except RunError as error:
+            failed[planned.name] = str(error)
+    return done, open_, failed
+
+
+def _do(open_: Sequence[Planned], at_once: int, data_root: Path | None) -> dict[str, str]:
+    """Does the runs; says of those that failed why."""
+    todo = [
+        Job(planned.name, run_cell, {"planned": planned, "data_root": data_root})
+        for planned in open_
+    ]
+    failed: dict[str, str] = {}
+    try:
+        for job, outcome in in_turn(todo) if at_once == 1 else side_by_side(todo, at_once):
+            if isinstance(outcome, Exception):
+                if not isinstance(outcome, SynthgradError):
+                    traceback.print_exception(outcome)
+                failed[job.name] = f"{type(outcome).__name__}: {outcome}"
+                print(f"{job.name}: failed: {outcome}", file=sys.stderr, flush=True)
+            else:
+                print(
+                    f"{job.name}: test error {outcome['metrics']['test_error']:.2f}% after "
+                    f"{outcome['iterations']} iterations in {outcome['seconds']:.0f} s",
+                    flush=True,
+                )
+    except Stopped as stopped:
+        raise Stopped(f"{stopped}; the same command goes on from there") from None
+    return failed

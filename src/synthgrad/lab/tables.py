@@ -1,0 +1,167 @@
+"""The paper's tables and figures as grids of runs, each cell a recipe with settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from synthgrad.lab.config import FeedForwardConfig
+from synthgrad.lab.recipes import RECIPES
+
+PAPER_ITERATIONS = 500_000
+"""For every feed-forward network (D.1)."""
+MAX_EVALUATIONS = 100
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a table, whatever the seed.
+
+    Attributes:
+        name: what tells it from the others of its table; fit for a folder's name.
+        recipe: the recipe's name.
+        settings: what differs from the recipe's defaults.
+    """
+
+    name: str
+    recipe: str
+    settings: Mapping[str, Any]
+
+    def config(self, budget: float, **values: Any) -> FeedForwardConfig:
+        """The cell's configuration at ``budget`` times the paper's iterations.
+
+        Args:
+            budget: a share, above 0; at least one iteration comes of it.
+            values: settings that no cell decides, such as the seed.
+
+        Raises:
+            UsageError: a value is outside its range.
+        """
+        defaults = RECIPES[self.recipe].defaults
+        iterations = max(1, round(PAPER_ITERATIONS * budget))
+        eval_every = max(defaults.eval_every, iterations // MAX_EVALUATIONS)
+        ours = {"iterations": iterations, "eval_every": eval_every}
+        return defaults.changed(**{**ours, **self.settings, **values})
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table or a figure of the paper.
+
+    Attributes:
+        name: as on the command line.
+        about: what it shows.
+        cells: all runs it needs, but for their seeds.
+    """
+
+    name: str
+    about: str
+    cells: tuple[Cell, ...]
+
+
+def _depths(recipe: str, layers: range, methods: tuple[str, ...]) -> tuple[Cell, ...]:
+    """An interface behind every hidden layer, by depth and method."""
+    return tuple(
+        Cell(f"{depth}-{method}", recipe, {"layers": depth, "method": method})
+        for depth in layers
+        for method in methods
+    )
+
+
+def _six(name: str, method: str, interfaces: str = "all") -> Cell:
+    """The network of figures 11 and 12."""
+    settings = {"layers": 6, "method": method, "interfaces": interfaces}
+    return Cell(name, "mnist-fcn", settings)
+
+
+_HIDDEN = range(1, 6)
+"""The hidden layers of a network of six."""
+
+
+def _single(method: str) -> tuple[Cell, ...]:
+    """One interface, behind each hidden layer in turn."""
+    return tuple(_six(f"{method}-at-{place}", method, str(place)) for place in _HIDDEN)
+
+
+def _up_to(last: int) -> Cell:
+    """An interface behind each hidden layer up to one."""
+    interfaces = ",".join(str(place) for place in range(1, last + 1))
+    return _six(f"dni-up-to-{last}", "dni", interfaces)
+
+
+_TABLE_2 = ("none", "backprop", "dni", "cdni")
+_FCN, _CNN = range(3, 7), range(3, 5)
+_BACKPROP = _six("backprop", "backprop")
+
+TABLES = {
+    table.name: table
+    for table in (
+        PaperTable(
+            "table2-mnist-fcn",
+            "Table 2, MNIST FCN: test error by depth and method",
+            _depths("mnist-fcn", _FCN, _TABLE_2),
+        ),
+        PaperTable(
+            "table2-mnist-cnn",
+            "Table 2, MNIST CNN",
+            _depths("mnist-cnn", _CNN, _TABLE_2),
+        ),
+        PaperTable(
+            "table2-cifar10-fcn",
+            "Table 2, CIFAR-10 FCN",
+            _depths("cifar10-fcn", _FCN, _TABLE_2),
+        ),
+        PaperTable(
+            "table2-cifar10-cnn",
+            "Table 2, CIFAR-10 CNN",
+            _depths("cifar10-cnn", _CNN, _TABLE_2),
+        ),
+        PaperTable(
+            "fig11a",
+            "Figure 11a: one interface in a 6-layer MNIST FCN, or the gradient cut there",
+            (*_single("dni"), *_single("none"), _BACKPROP),
+        ),
+        PaperTable(
+            "fig11b",
+            "Figure 11b: interfaces behind every layer up to a depth",
+            (*map(_up_to, _HIDDEN), _BACKPROP),
+        ),
+        PaperTable(
+            "fig12",
+            "Figure 12: how far synthetic gradients are from true ones, one interface each",
+            _single("dni"),
+        ),
+        PaperTable(
+            "fig14",
+            "Figure 14: linear synthetic gradients in MNIST FCNs",
+            tuple(
+                replace(cell, settings={**cell.settings, "feedback_hidden": ()})
+                for cell in _depths("mnist-fcn", _FCN, ("dni", "cdni"))
+            ),
+        ),
+        PaperTable(
+            "fig15",
+            "Figure 15: training error of CIFAR-10 CNNs",
+            _depths("cifar10-cnn", _CNN, ("backprop", "dni", "cdni")),
+        ),
+        PaperTable(
+            "stale",
+            "Supplement C: an average of past gradients as feedback, by decay",
+            tuple(
+                Cell(
+                    f"{depth}-decay-{decay}",
+                    "mnist-fcn",
+                    {"layers": depth, "method": "stale", "decay": decay},
+                )
+                for depth in _FCN
+                for decay in (0.5, 0.9, 0.99, 0.999)
+            ),
+        ),
+        PaperTable(
+            "deep21",
+            "Supplement C: an MNIST FCN of 21 layers",
+            _depths("mnist-fcn", range(21, 22), ("cdni", "backprop")),
+        ),
+    )
+}
