@@ -33,6 +33,8 @@ class Call:
 
     def __init__(self, interface: Interface, h: Tensor, context: Any) -> None:
         feedback = interface.feedback
+        if isinstance(context, Tensor) and context.requires_grad:
+            context = context.detach()  # it is known, not learned: no error goes into it
         self.interface = interface
         self.context = context
         self.expectation: audit.Expectation | None = None

@@ -207,12 +207,14 @@ def test_a_signal_stops_with_checkpoints_and_says_how_to_go_on(tmp_path, jobs, n
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     folders = [tmp_path / "out" / "tiny" / name for name in ("3-none-seed0", "3-cdni-seed0")]
     until = time.monotonic() + 60
-    while any(checkpoint.load_newest(f / "checkpoint") is None for f in folders[:jobs]):
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    os.killpg(process.pid, number)  # as Ctrl-C in a terminal does
-    _, said = process.communicate(timeout=60)
+    try:
+        while any(checkpoint.load_newest(f / "checkpoint") is None for f in folders[:jobs]):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    finally:
+        os.killpg(process.pid, number)  # as Ctrl-C in a terminal does
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "; the same command goes on from there" in said
     assert all(f.name in said.splitlines()[-1] for f in folders[:jobs])

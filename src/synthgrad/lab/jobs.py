@@ -69,6 +69,7 @@ def side_by_side(jobs: Iterable[Job], at_once: int) -> Iterator[tuple[Job, Outco
     # Pools of one process, because one that dies breaks its pool.
     idle: list[ProcessPoolExecutor] = []
     others = set(multiprocessing.active_children())
+    stopped = Stopped("stopped before the first job")
     with _noted() as asked:
         try:
             while not asked:
@@ -78,19 +79,21 @@ def side_by_side(jobs: Iterable[Job], at_once: int) -> Iterator[tuple[Job, Outco
                         running[pool.submit(_do, job)] = job, pool
                 if not running:
                     return
+                names = ", ".join(job.name for job, _ in running.values())
+                stopped = Stopped(f"stopped in {names}")
                 done = wait(running, _POLL_SECONDS, return_when=FIRST_COMPLETED).done
                 for future in done:
                     job, pool = running.pop(future)
                     idle.append(pool)
                     outcome = future.exception() or future.result()
-                    if isinstance(outcome, Stopped):  # the signal went to that process only
-                        raise Stopped(f"stopped in {job.name}")
+                    if isinstance(outcome, Stopped):  # a process has it before we do, or alone
+                        raise stopped
                     if isinstance(outcome, BrokenProcessPool):
                         idle.remove(pool)
                         pool.shutdown()
                         outcome = RunError("its process died, perhaps for want of memory")
                     yield job, outcome
-            raise Stopped(f"stopped in {', '.join(job.name for job, _ in running.values())}")
+            raise stopped
         finally:
             if running:
                 for process in set(multiprocessing.active_children()) - others:
