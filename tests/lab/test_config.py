@@ -2,6 +2,7 @@ import pytest
 
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import UsageError
+from synthgrad.lab.recipes import RECIPES
 from synthgrad.lab.schedules import rate_factor
 
 
@@ -11,7 +12,7 @@ from synthgrad.lab.schedules import rate_factor
         ({"lambda": 1.2}, r"--lambda: .*less than or equal to 1, got 1\.2"),
         ({"layers": 1}, r"--layers: .*greater than or equal to 2, got 1"),
         ({"method": "magic"}, r"--method: .*'backprop', 'none', 'dni', 'cdni' or 'stale'"),
-        ({"learning_rate": 0}, r"--learning-rate: .*greater than 0, got 0"),
+        ({"learning_rate": -1}, r"--learning-rate: .*greater than or equal to 0, got -1"),
         ({"interfaces": "1,9"}, r"interfaces must lie between 1 and 3 for 4 layers, got '1,9'"),
         ({"interfaces": "first"}, r"interfaces must be \"all\" or numbers such as 1,3"),
         ({"bogus": 1}, r"--bogus: .*not permitted"),
@@ -35,13 +36,26 @@ def test_json_round_trip():
 
 
 def test_the_papers_schedule_is_the_papers():
-    config = FeedForwardConfig(schedule="paper")
+    config = RECIPES["mnist-fcn"].settle(FeedForwardConfig(schedule="paper", method="dni"))
     assert (config.iterations, config.learning_rate) == (500_000, 3e-5)
-    factors = [rate_factor(config, step) for step in (0, 299_999, 300_000, 399_999, 400_000)]
+    assert (config.feedback_learning_rate, config.warmup) == (3e-5, 0)
+    factors = [rate_factor(step, 500_000) for step in (0, 299_999, 300_000, 399_999, 400_000)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
 
-def test_our_schedule_falls_at_60_and_80_percent():
-    config = FeedForwardConfig(iterations=10)
-    factors = [rate_factor(config, step) for step in (5, 6, 7, 8, 9)]
-    assert factors == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_what_is_left_open_is_settled_by_the_method_once(recipe):
+    for method in ("backprop", "none", "dni", "cdni", "stale"):
+        config = recipe.settle(recipe.defaults.changed(method=method))
+        assert config.iterations > 0
+        assert config.learning_rate > 0
+        assert config.feedback_learning_rate > 0
+        assert config.warmup is not None
+        assert recipe.settle(config) == config
+
+
+def test_what_the_user_says_is_kept():
+    said = {"iterations": 7, "learning_rate": 0.5, "feedback_learning_rate": 0.25, "warmup": 0}
+    for schedule in ("ours", "paper"):
+        config = FeedForwardConfig(method="dni", schedule=schedule, **said)
+        assert RECIPES["mnist-fcn"].settle(config) == config

@@ -33,8 +33,9 @@ class FeedForwardConfig(BaseModel):
     """Behind which hidden layers: "all", or numbers from 1, as in 1,3."""
     lambda_: Annotated[float, Field(ge=0, le=1, alias="lambda"), tyro.conf.arg(name="lambda")] = 0.0
     """The weight of the real error in BP(lambda)."""
-    warmup: Annotated[int, Field(ge=0)] = 0
-    """Iterations at first with lambda at 1: the feedback models learn before they are trusted."""
+    warmup: Annotated[int, Field(ge=0)] | None = None
+    """Iterations at first with lambda at 1: the feedback models learn before they are trusted. By
+    default what suits the method."""
     unlock: Literal["no", "update"] = "no"
     """"update": each layer is updated before the next one runs; the gradients are the same."""
     feedback_hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = None
@@ -42,17 +43,17 @@ class FeedForwardConfig(BaseModel):
     number after it, a linear model; by default the paper's for the method."""
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of the stale average."""
-    iterations: Annotated[int, Field(ge=1)] = 3500
-    """Training steps."""
+    iterations: Annotated[int, Field(ge=0)] = 0
+    """Training steps; 0 for what suits the method."""
     batch_size: Annotated[int, Field(ge=2)] = 256
     """Examples a step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Adam's, at first."""
-    feedback_learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """The same for feedback models; by default as for the network."""
+    learning_rate: Annotated[float, Field(ge=0)] = 0
+    """Adam's, at first; it falls to a tenth at 60% and at 80% of the iterations. 0 for what suits
+    the method."""
+    feedback_learning_rate: Annotated[float, Field(ge=0)] = 0
+    """The same for feedback models; 0 for what suits the method, or that of the network."""
     schedule: Literal["ours", "paper"] = "ours"
-    """How the rate falls. "ours": x0.1 at 60% and 80%. "paper": from 3e-5, x0.1 at 300k and 400k of
-    500k iterations; it sets the rate and the iterations."""
+    """What suits a method: "ours", or the "paper"'s 500k iterations at 3e-5."""
     validation: Annotated[int, Field(ge=0)] = 0
     """Training images held out, to choose settings by; the test set is not for that."""
     eval_every: Annotated[int, Field(ge=1)] = 250
@@ -73,13 +74,6 @@ class FeedForwardConfig(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             raise UsageError("; ".join(_line(e) for e in error.errors())) from None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _paper_schedule(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("schedule") == "paper":
-            return values | {"learning_rate": 3e-5, "iterations": 500_000}
-        return values
 
     @model_validator(mode="after")
     def _interfaces_exist(self) -> FeedForwardConfig:

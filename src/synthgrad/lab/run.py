@@ -42,6 +42,7 @@ def run(
         UsageError: a setting or the folder cannot be used as given.
         Stopped: SIGINT or SIGTERM came; ``resume`` goes on from there.
     """
+    config = recipe.settle(config)
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)

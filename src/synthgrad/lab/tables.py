@@ -38,11 +38,12 @@ class Cell:
         Raises:
             UsageError: a value is outside its range.
         """
-        defaults = RECIPES[self.recipe].defaults
+        recipe = RECIPES[self.recipe]
         iterations = max(1, round(PAPER_ITERATIONS * budget))
-        eval_every = max(defaults.eval_every, iterations // MAX_EVALUATIONS)
+        eval_every = max(recipe.defaults.eval_every, iterations // MAX_EVALUATIONS)
         ours = {"iterations": iterations, "eval_every": eval_every}
-        return defaults.changed(**{**ours, **self.settings, **values})
+        # Settled, because that is what a run folder is compared with.
+        return recipe.settle(recipe.defaults.changed(**{**ours, **self.settings, **values}))
 
 
 @dataclass(frozen=True)

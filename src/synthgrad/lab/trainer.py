@@ -35,7 +35,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, config: FeedForwardConfig, data: DataSet) -> None:
         torch.manual_seed(config.seed)
-        self.config = config
+        self.config = config = recipe.settle(config)
         held = len(data.train_x) - config.validation
         self.train = (data.train_x[:held], data.train_y[:held])
         self.held_out = (data.train_x[held:], data.train_y[held:])
@@ -52,7 +52,7 @@ class Trainer:
     def advance(self) -> None:
         """One training step."""
         x, y = self.batches.at(self.step)
-        self.stepper.set_rate(rate_factor(self.config, self.step))
+        self.stepper.set_rate(rate_factor(self.step, self.config.iterations))
         # Summed on the device: no step waits for a number to be read.
         with self._precision():
             self._loss += self.stepper.step(x, y)
@@ -129,7 +129,7 @@ class _Inline:
             if isinstance(module, Interface)
             for p in module.feedback.parameters()
         }
-        rate = config.feedback_learning_rate or config.learning_rate
+        rate = config.feedback_learning_rate
         groups = [
             {"params": [p for p in model.parameters() if p not in feedback]},
             {"params": [p for p in model.parameters() if p in feedback], "lr": rate},
@@ -160,10 +160,10 @@ class _Unlocked:
     """Each layer is updated before the next one runs."""
 
     def __init__(self, model: nn.Module, config: FeedForwardConfig) -> None:
-        rate = config.feedback_learning_rate
-        make = _adam(config)
+        make, rate = _adam(config), config.feedback_learning_rate
+        same = rate == config.learning_rate
         self.schedule = Unlocked(
-            model, make, feedback_optimizer=None if rate is None else partial(make, lr=rate)
+            model, make, feedback_optimizer=None if same else partial(make, lr=rate)
         )
         self.factor = 1.0
 
