@@ -95,6 +95,7 @@ RECIPES = {
             FeedForwardConfig(units=64, eval_every=100, threads=1),
             PaperHidden(dni=(256, 256), cdni=()),
             2000,
+            {"dni": {"learning_rate": 3e-4, "feedback_learning_rate": 3e-3, "warmup": 50}},
         ),
         Recipe(
             "mnist-fcn",
