@@ -37,8 +37,8 @@ STALE: dict[tuple[str, int], float] = {
 
 # What all those networks have in common, where a run has the setting at all: an interface behind
 # every hidden layer, the synthetic error alone, from the feedback model that Table 2 used, and an
-# update at every step. How the update is
-# scheduled does not matter as long as the gradients are the same.
+# update at every step. How the update is scheduled does not matter as long as the gradients are
+# the same.
 _SETTINGS: dict[str, tuple[Any, ...]] = {
     "interfaces": ("all", None),
     "lambda": (0, None),
