@@ -15,6 +15,8 @@ from synthgrad.lab.schedules import rate_factor
         ({"learning_rate": -1}, r"--learning-rate: .*greater than or equal to 0, got -1"),
         ({"interfaces": "1,9"}, r"interfaces must lie between 1 and 3 for 4 layers, got '1,9'"),
         ({"interfaces": "first"}, r"interfaces must be \"all\" or numbers such as 1,3"),
+        ({"unlock": "update", "warmup": 9}, r"--unlock update needs .*--warmup 0.*warmup 9"),
+        ({"unlock": "update", "lambda": 0.5}, r"--unlock update needs --lambda 0.*lambda 0\.5"),
         ({"bogus": 1}, r"--bogus: .*not permitted"),
     ],
 )
@@ -52,6 +54,12 @@ def test_what_is_left_open_is_settled_by_the_method_once(recipe):
         assert config.feedback_learning_rate > 0
         assert config.warmup is not None
         assert recipe.settle(config) == config
+
+
+def test_unlocked_there_is_no_warm_up():
+    config = FeedForwardConfig(method="dni", unlock="update")
+    assert RECIPES["mnist-fcn"].settle(config).warmup == 0
+    assert RECIPES["mnist-fcn"].settle(FeedForwardConfig(method="dni")).warmup == 300
 
 
 def test_what_the_user_says_is_kept():

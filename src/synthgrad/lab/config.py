@@ -76,8 +76,13 @@ class FeedForwardConfig(BaseModel):
             raise UsageError("; ".join(_line(e) for e in error.errors())) from None
 
     @model_validator(mode="after")
-    def _interfaces_exist(self) -> FeedForwardConfig:
+    def _settings_agree(self) -> FeedForwardConfig:
         self.positions()
+        if self.unlock == "update" and (self.lambda_ or self.warmup):
+            raise ValueError(
+                "--unlock update needs --lambda 0 and --warmup 0, since any part of the real error "
+                f"has to be waited for; got lambda {self.lambda_:g} and warmup {self.warmup or 0}"
+            )
         return self
 
     def positions(self) -> list[int]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from synthgrad.errors import SynthgradError
 
 
-class UsageError(SynthgradError, ValueError):
-    """An argument cannot be used as given; the command ends with exit code 2."""
+class UsageError(SynthgradError):
+    """An argument cannot be used as given; the command ends with exit code 2.
+
+    Not a ValueError: the argument parser would take one for its own, and wrap it.
+    """
 
 
 class RunError(SynthgradError):

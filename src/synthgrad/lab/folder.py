@@ -108,6 +108,8 @@ class RunFolder:
         here = {k: v for k, v in self.config.items() if k not in _MAY_DIFFER}
         there = {k: v for k, v in found.items() if k not in _MAY_DIFFER}
         different = sorted(k for k in here | there if here.get(k) != there.get(k))
+        if "recipe" in different:  # then all else differs for that reason
+            different = ["recipe"]
         if different:
             lines = "; ".join(
                 f"{k} is {there.get(k)!r} there and {here.get(k)!r} here" for k in different

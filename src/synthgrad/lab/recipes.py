@@ -46,12 +46,15 @@ class Recipe:
             suited = {"iterations": self.iterations, "learning_rate": 1e-3}
             suited |= self.suited.get(config.method, {})
         rate = config.learning_rate or suited["learning_rate"]
+        warmup = config.warmup
+        if warmup is None:  # unlocked, there is no real error to warm up with
+            warmup = 0 if config.unlock == "update" else suited.get("warmup", 0)
         return config.changed(
             iterations=config.iterations or suited["iterations"],
             learning_rate=rate,
             feedback_learning_rate=config.feedback_learning_rate
             or suited.get("feedback_learning_rate", rate),
-            warmup=suited.get("warmup", 0) if config.warmup is None else config.warmup,
+            warmup=warmup,
         )
 
 
