@@ -22,9 +22,7 @@ from synthgrad.errors import (
     SynthgradError,
 )
 from synthgrad.feedback import Feedback
-from synthgrad.functional import (
-    check_lambda,
-)
+from synthgrad.functional import check_lambda
 from synthgrad.values import link
 
 Route = Callable[["Interface", Tensor, Any], Tensor]

@@ -50,7 +50,8 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
             data = path.read_bytes()
             if _digest(data) != _NAME.fullmatch(path.name)[2]:  # type: ignore[index]
                 raise ValueError("its checksum does not match its name")
-            return torch.load(io.BytesIO(data), weights_only=True)
+            # To the CPU first: where a run goes on need not be where it was stopped.
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
             warnings.warn(
                 f"passing over the damaged checkpoint {path}: {error}",
