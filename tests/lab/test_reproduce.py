@@ -14,7 +14,7 @@ from synthgrad.lab import checkpoint, cli, tables
 from synthgrad.lab.data import DataError
 from synthgrad.lab.errors import RunError, UsageError
 from synthgrad.lab.reproduce import reproduce
-from synthgrad.lab.run import Stopped
+from synthgrad.lab.signals import Stopped
 from synthgrad.lab.tables import Cell, PaperTable
 
 ITERATIONS = 8

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 import re
 import warnings
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from synthgrad.errors import SynthgradWarning
+from synthgrad.lab.atomic import write_atomically
 from synthgrad.lab.errors import RunError
 
 KEEP = 2
@@ -61,19 +61,6 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     if paths:
         raise RunError(f"all checkpoints in {folder} are damaged: {[p.name for p in paths]}")
     return None
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader, or a crash, sees the old content or the new, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _digest(data: bytes) -> str:

@@ -15,6 +15,7 @@ from synthgrad.errors import SynthgradError, SynthgradWarning
 from synthgrad.lab.config import FeedForwardConfig, default_out
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.recipes import RECIPES
+from synthgrad.lab.signals import Stopped
 from synthgrad.lab.tables import TABLES
 
 app = tyro.extras.SubcommandApp()
@@ -180,8 +181,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    from synthgrad.lab.run import Stopped
-
     warnings.showwarning = _show_warning
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
     try:

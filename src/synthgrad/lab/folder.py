@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from synthgrad.lab.checkpoint import load_newest, save, write_atomically
+from synthgrad.lab.atomic import write_atomically
+from synthgrad.lab.checkpoint import load_newest, save
 from synthgrad.lab.errors import RunError, UsageError
 
 

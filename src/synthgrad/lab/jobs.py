@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from synthgrad.lab.errors import RunError
-from synthgrad.lab.run import Stopped
+from synthgrad.lab.signals import SIGNALS, Stopped, noted_signals
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_SECONDS = 0.2
 
 
@@ -70,7 +69,7 @@ def side_by_side(jobs: Iterable[Job], at_once: int) -> Iterator[tuple[Job, Outco
     idle: list[ProcessPoolExecutor] = []
     others = set(multiprocessing.active_children())
     stopped = Stopped("stopped before the first job")
-    with _noted() as asked:
+    with noted_signals() as asked:
         try:
             while not asked:
                 while len(running) < at_once and (job := next(waiting, None)) is not None:
@@ -109,24 +108,9 @@ def _pool() -> ProcessPoolExecutor:
 
 
 @contextmanager
-def _noted() -> Iterator[list[int]]:
-    """Turns signals into a note that is read between two jobs."""
-    caught: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: caught.append(number))
-        for number in _SIGNALS
-    }
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def _blocked() -> Iterator[None]:
     """Keeps signals back, also in a process that starts inside, until that one is ready."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
@@ -142,9 +126,9 @@ class _Worker:
 
     def begin(self) -> None:
         """Gets a new process ready."""
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, self._stop)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         # Several progress bars cannot share a screen: plain lines, as in a file.
         sys.stderr = _Lines(sys.stderr.buffer, line_buffering=True)
 

@@ -18,7 +18,8 @@ from synthgrad.lab.folder import RunFolder
 from synthgrad.lab.jobs import Job, in_turn, side_by_side
 from synthgrad.lab.recipes import RECIPES
 from synthgrad.lab.report import write_report
-from synthgrad.lab.run import Stopped, pick_device, run
+from synthgrad.lab.run import pick_device, run
+from synthgrad.lab.signals import Stopped
 from synthgrad.lab.tables import TABLES, PaperTable
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +14,8 @@ from synthgrad.lab.errors import UsageError
 from synthgrad.lab.folder import RunFolder, versions
 from synthgrad.lab.progress import progress
 from synthgrad.lab.recipes import Recipe
+from synthgrad.lab.signals import Stopped, noted_signals
 from synthgrad.lab.trainer import Trainer
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop; a checkpoint was written first."""
 
 
 def run(
@@ -66,7 +60,7 @@ def run(
     started = time.perf_counter() - spent
     values: dict[str, float] = {} if state is None else state["values"]
     name = label or config.method
-    with _stoppable() as stop, progress(name, config.iterations, trainer.step) as report:
+    with noted_signals() as stop, progress(name, config.iterations, trainer.step) as report:
         while trainer.step < config.iterations:
             trainer.advance()
             step, last = trainer.step, trainer.step == config.iterations
@@ -113,19 +107,3 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UsageError(f"--device: {name!r} is not to be had here: {reason}") from None
     return torch.device(name)
-
-
-@contextmanager
-def _stoppable() -> Iterator[list[int]]:
-    """Turns SIGINT and SIGTERM into a note that is read between two steps."""
-    caught: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        caught.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthgrad.context import context as in_context
-from synthgrad.interface import Interface
+from synthgrad.interface import named_interfaces
 from synthgrad.lab.batches import Batches
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.data import DataSet
@@ -68,7 +68,7 @@ class Trainer:
         if len(self.held_out[0]):
             values["validation_error"] = self._error(*self.held_out)
         values["test_error"] = self._error(*self.test)
-        if any(isinstance(m, Interface) for m in self.model.modules()):
+        if named_interfaces(self.model):
             x, y = self.batches.at(self.step)
             with self._precision():
                 found = probe(self.model, partial(_loss, y), x, y)
@@ -123,12 +123,7 @@ class _Inline:
 
     def __init__(self, model: nn.Module, config: FeedForwardConfig) -> None:
         self.model = model
-        feedback = {
-            p
-            for module in model.modules()
-            if isinstance(module, Interface)
-            for p in module.feedback.parameters()
-        }
+        feedback = {p for i in named_interfaces(model) for p in i.feedback.parameters()}
         rate = config.feedback_learning_rate
         groups = [
             {"params": [p for p in model.parameters() if p not in feedback]},

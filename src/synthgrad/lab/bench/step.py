@@ -39,16 +39,16 @@ class _Batches:
         return self.x[self.i], self.y[self.i]
 
 
-def network(layers: int, units: int = UNITS) -> nn.Module:
+def network(layers: int) -> nn.Module:
     """The 784-256-…-10 network, batch norm and ReLU behind each hidden layer."""
     torch.manual_seed(0)
-    return fcn(INPUTS, units, layers, CLASSES)
+    return fcn(INPUTS, UNITS, layers, CLASSES)
 
 
-def decoupled(layers: int, units: int = UNITS) -> nn.Module:
+def decoupled(layers: int) -> nn.Module:
     """The same with a linear cDNI behind each hidden layer."""
     cuts = [hidden_name(i) for i in range(1, layers)]
-    return decouple(network(layers, units), cuts, "linear", context=CLASSES)
+    return decouple(network(layers), cuts, "linear", context=CLASSES)
 
 
 def _plain(model: nn.Module, batches: _Batches) -> Callable[[], object]:

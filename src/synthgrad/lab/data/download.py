@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-import tempfile
 import threading
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from synthgrad.lab.atomic import write_atomically
 from synthgrad.lab.data.errors import DataError, damaged
 from synthgrad.lab.data.sources import Source
 
@@ -160,11 +160,4 @@ def _unpack(source: Source, archive: Path, root: Path, missing: Sequence[str]) -
 def _place(content: bytes, path: Path, sha256: str) -> None:
     if (actual := hashlib.sha256(content).hexdigest()) != sha256:
         raise DataError(f"{path.name}, as the archive has it, has sha256 {actual}, not {sha256}")
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_atomically(path, content)

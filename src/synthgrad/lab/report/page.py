@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from synthgrad.lab.atomic import write_atomically
 from synthgrad.lab.report.errors import ReportError
 from synthgrad.lab.report.groups import METHODS, group
 from synthgrad.lab.report.panels import Panel, panels
@@ -97,10 +96,6 @@ def _facts(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _write(path: Path, html: str) -> None:
-    # Under its name only when it is whole: somebody may have the last one open.
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".html")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(html)
-    os.chmod(temporary, 0o644)  # mkstemp's files are private
-    os.replace(temporary, path)
+    # Under its name only when it is whole: somebody may have the last one open.
+    write_atomically(path, html.encode())
