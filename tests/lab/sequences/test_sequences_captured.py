@@ -31,7 +31,7 @@ def _steps_apart():
         {"method": "bptt", "clip": 0.1},
         {"method": "dni", "warmup": 6},
         {"method": "dni-aux", "feedback_into_core": True, "feedback_clip": 0.1},
-        {"method": "dni-aux", "auxiliary_into_core": "all"},
+        {"method": "dni-aux", "auxiliary_into_core": "all", "feedback_history": 4},
     ],
     ids=str,
 )

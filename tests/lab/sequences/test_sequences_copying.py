@@ -43,6 +43,8 @@ VARIANTS = [
     {"method": "dni", "unroll": 1, "feedback_into_core": True, "feedback_clip": 0.5},
     {"method": "dni", "feedback_sees": "state", "feedback_into_core": True},
     {"method": "dni-aux", "auxiliary_into_core": "no", "feedback_hidden": ()},
+    {"method": "dni", "feedback_history": 4, "feedback_sees": "state", "feedback_into_core": True},
+    {"method": "dni-aux", "feedback_history": 2, "auxiliary_into_core": "all"},
     {"method": "dni-aux", "feedback_into_core": True, "auxiliary_hidden": (5,)},
     {"method": "dni-aux", "auxiliary_into_core": "all"},
     {"method": "dni-aux", "feedback_into_core": True, "precision": "bfloat16"},

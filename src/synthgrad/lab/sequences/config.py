@@ -53,6 +53,8 @@ class RecurrentConfig(Settings):
     default one as wide as the LSTM."""
     feedback_sees: Literal["output", "state"] = "output"
     """What the feedback model sees: the LSTM's output, or its cell state as well."""
+    feedback_history: Annotated[int, Field(ge=0)] = 0
+    """How many of the last inputs the feedback model (and the auxiliary one) sees besides."""
     feedback_into_core: bool = False
     """Whether the feedback model's regression error flows into the LSTM."""
     auxiliary_hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = None

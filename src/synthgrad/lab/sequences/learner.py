@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from synthgrad.errors import NonFiniteError
 from synthgrad.lab.captured import CapturedStep, recorder_for
 from synthgrad.lab.sequences.config import RecurrentConfig
+from synthgrad.lab.sequences.history import History
 from synthgrad.lab.sequences.network import Network, State, bridge, message_of
 from synthgrad.lab.steppers import Rate, adam
 from synthgrad.types import Float, Shaped
@@ -73,6 +74,7 @@ class Learner:
         ]
         self.norms = torch.zeros(len(groups), device=device)
         self.state = self.network.zero_state(config.batch_size)
+        self.history = History(config.feedback_history, config.batch_size, channels, device)
         self.totals = torch.zeros(2, 2, dtype=torch.float64, device=device)
         recorder = recorder_for(device, config.graph)
         self._captured = None
@@ -133,6 +135,7 @@ class Learner:
         self.optimizer.step()
         self.totals[0].add_(weights @ losses.detach(), alpha=1 / math.log(2))
         self.totals[1].add_(chunk.numbers)
+        self.history.advance(chunk.inputs)
         for kept, new in zip(self.state, state, strict=True):
             kept.copy_(new.detach())
 
@@ -144,26 +147,31 @@ class Learner:
         """The logits, the state after the unroll, and the error from beyond it as a scalar."""
         assert self.bridge is not None
         core, again = self.network.core, None
+        history = self.history.windows(inputs)
         before: State = self.bridge.begin(self.state)
         if self.bridge.last_core is None:
             outputs, state = core(inputs, before)
         elif self.config.auxiliary_into_core == "all" and self.bridge.auxiliary is not None:
             outputs, state = core(inputs, before)
-            again = (inputs, *before)
+            again = (inputs, *before, history)
         else:  # the last step by itself, for the state before it
             earlier, last = inputs[:-1], inputs[-1:]
             outputs = []
             if len(earlier):
                 output, before = core(earlier, before)
                 outputs.append(output)
-            again = (last, *before)
+            again = (last, *before, history[-1:])
             output, state = core(last, before)
             outputs = torch.cat([*outputs, output])
-        sees_state = self.config.feedback_sees == "state"
+        if self.config.feedback_sees == "state":
+            message, messages = torch.cat([message_of(state), history[-1]], dim=1), None
+        else:
+            messages = torch.cat([outputs, history], dim=2)
+            message = messages[-1]
         beyond = self.bridge.end(
             state,
-            message_of(state) if sees_state else outputs[-1],
-            steps=None if self.bridge.auxiliary is None else outputs,
+            message,
+            steps=None if self.bridge.auxiliary is None else messages,
             inputs=again,
         )
         return self.network.task(outputs), state, beyond
@@ -200,6 +208,7 @@ class Learner:
             "bridge": None if self.bridge is None else self.bridge.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "state": list(self.state),
+            "history": self.history.past,
             "totals": self.totals,
             "norms": self.norms,
         }
@@ -212,6 +221,7 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         for kept, saved in zip(self.state, state["state"], strict=True):
             kept.copy_(saved)
+        self.history.past.copy_(state["history"])
         self.totals.copy_(state["totals"])
         self.norms.copy_(state["norms"])
         if self._captured is not None:

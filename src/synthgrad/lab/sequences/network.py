@@ -59,6 +59,7 @@ def bridge(config: RecurrentConfig, network: Network) -> RecurrentInterface | No
     hidden = (units,) if config.feedback_hidden is None else config.feedback_hidden
     ahead = hidden if config.auxiliary_hidden is None else config.auxiliary_hidden
     sees = units if config.feedback_sees == "output" else 2 * units
+    sees += config.feedback_history * network.core.input_size
 
     def model(widths: tuple[int, ...]) -> MLP:
         return MLP(sees, widths, out_features=2 * units, batch_norm=False)
@@ -89,18 +90,20 @@ class RecomputedMessage:
         self.network = network
         self.sees_state = sees_state
 
-    def __call__(self, inputs: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
+    def __call__(self, inputs: Tensor, hidden: Tensor, cell: Tensor, history: Tensor) -> Tensor:
         """The message of one step, ``"batch width"``; of several, ``"steps batch width"``.
 
         Args:
             inputs: ``"steps batch channels"``.
             hidden: the LSTM's h before them, ``"1 batch units"``.
             cell: its c.
+            history: what M sees besides at each step, ``"steps batch history"``.
         """
         outputs, state = self.network.core(inputs, (hidden, cell))
         if self.sees_state:
-            return message_of(state)
-        return outputs[0] if len(outputs) == 1 else outputs
+            return torch.cat([message_of(state), history[-1]], dim=1)
+        messages = torch.cat([outputs, history], dim=2)
+        return messages[0] if len(messages) == 1 else messages
 
 
 def message_of(state: State) -> Float[Tensor, "batch width"]:
