@@ -87,7 +87,7 @@ def test_examples_are_random_and_said_to_be_where_there_are_none(tmp_path, monke
     assert data.test_y.shape == (10_000,)
     tiny = (600, 100, (1, 28, 28))
     monkeypatch.setattr("synthgrad.lab.bench.examples.SHAPES", {"mnist": tiny})
-    train.main(1, methods=("none",), data_root=tmp_path, rounds=QUICK)
+    train.main(1, ("mnist-fcn",), ("none",), data_root=tmp_path, rounds=QUICK)
     said = capsys.readouterr().out
     assert "random examples in the shape of mnist" in " ".join(said.split())
 
@@ -126,7 +126,9 @@ def test_it_prints_a_row_for_each_method(monkeypatch, capsys):
         (("train", "--methods", "magic"), "--methods: expected some of backprop"),
         (("train", "--device", "abacus"), "--device"),
         (("train", "--threads", "0"), "--threads: expected at least 1, got 0"),
-        (("step", "--methods", "cdni"), "bench step takes no option but --threads"),
+        (("step", "--methods", "cdni"), "--methods"),
+        (("recurrent", "--units", "0"), "units"),
+        (("recurrent", "--unrolls", "0"), "unroll"),
     ],
     ids=" ".join,
 )
@@ -139,4 +141,4 @@ def test_a_bad_argument_ends_with_2_and_is_named(capsys, arguments, says):
 
 def test_an_unknown_name_is_refused_before_anything_runs():
     with pytest.raises(UsageError, match="got nothing, zero"):
-        train.main(1, methods=("cdni", "nothing", "zero"))
+        train.main(1, ("digits-fcn",), ("cdni", "nothing", "zero"))

@@ -14,7 +14,6 @@ COPY = SEQUENCE_RECIPES["copy"]
         ({"unroll": 0}, r"--unroll: .*greater than or equal to 1, got 0"),
         ({"characters": 1}, r"--characters: .*greater than or equal to 2, got 1"),
         ({"phases": "odd"}, r"--phases: .*'random' or 'same', got 'odd'"),
-        ({"iterations": 9, "samples": 9}, r"9 samples take 1 iterations, got 9"),
         ({"feedback_sees": "state", "method": "dni-aux"}, r"--feedback-sees state goes with"),
         ({"patience": 1}, r"--patience: .*not permitted"),
     ],
@@ -45,10 +44,33 @@ def test_equal_samples_are_fewer_steps_of_a_longer_unroll():
     assert steps == [5000, 3334, 2000]
 
 
+def test_iterations_that_disagree_with_samples_are_refused():
+    with pytest.raises(UsageError, match=r"90 samples take 1 iterations, got 9"):
+        COPY.settle(EpisodeConfig(iterations=9, samples=90))
+
+
+@pytest.mark.parametrize("schedule", ["ours", "paper"])
+def test_what_is_said_stays(schedule):
+    said = {
+        "units": 3,
+        "batch_size": 5,
+        "scale": 0.0,
+        "feedback_history": 0,
+        "learning_rate": 0.1,
+        "feedback_learning_rate": 0.2,
+        "iterations": 7,
+        "warmup": 2,
+    }
+    config = COPY.settle(EpisodeConfig(schedule=schedule, **said))
+    assert {name: getattr(config, name) for name in said} == said
+    assert config.samples == 0
+
+
 def test_the_papers_schedule_is_the_papers():
     config = COPY.settle(EpisodeConfig(schedule="paper"))
     assert (config.iterations, config.learning_rate) == (2_500_000, 7e-5)
     assert (config.batch_size, config.units, config.scale) == (256, 256, 0.1)
+    assert (config.samples, config.feedback_history) == (0, 0)
     text = SEQUENCE_RECIPES["ptb"].settle(TextConfig(schedule="paper"))
     assert (text.units, text.eval_every, text.learning_rate) == (1024, 5000, 7e-5)
 

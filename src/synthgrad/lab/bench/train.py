@@ -19,9 +19,6 @@ from synthgrad.lab.errors import UsageError
 from synthgrad.lab.recipes import RECIPES, Recipe
 from synthgrad.lab.run import pick_device
 
-DEFAULT_RECIPES = ("mnist-fcn",)
-DEFAULT_METHODS = ("backprop", "none", "stale", "cdni")
-"""Without dni, whose feedback models are an order of magnitude dearer than the network."""
 _PARTS = ("data", "shuffling", "labels", "metrics")
 TARGET = 0.05
 """The share of a step that data, shuffling, labels and metrics may take together."""
@@ -29,8 +26,8 @@ TARGET = 0.05
 
 def main(
     threads: int,
-    recipes: Sequence[str] = DEFAULT_RECIPES,
-    methods: Sequence[str] = DEFAULT_METHODS,
+    recipes: Sequence[str],
+    methods: Sequence[str],
     *,
     precision: str = "float32",
     device: str = "auto",

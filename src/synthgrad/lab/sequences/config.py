@@ -24,15 +24,15 @@ class RecurrentConfig(Settings):
     that with the auxiliary task of predicting it an unroll ahead (dni-aux)."""
     unroll: Annotated[int, Field(ge=1)] = 3
     """T: steps of an unroll. Each training step is one."""
-    units: Annotated[int, Field(ge=1)] = 256
-    """Units of the LSTM."""
-    batch_size: Annotated[int, Field(ge=1)] = 256
-    """Rows, each a stream of its own."""
+    units: Annotated[int, Field(ge=0)] = 0
+    """Units of the LSTM; 0 for what suits the recipe."""
+    batch_size: Annotated[int, Field(ge=0)] = 0
+    """Rows, each a stream of its own; 0 for what suits the recipe."""
     iterations: Annotated[int, Field(ge=0)] = 0
-    """Training steps; 0 for what suits the recipe, or what --samples gives."""
+    """Training steps; 0 for what --samples gives."""
     samples: Annotated[int, Field(ge=0)] = 0
     """Instead of --iterations: characters read by all rows together, so that runs with other
-    unrolls read equally much; 0 for no such budget."""
+    unrolls read equally much; 0 for what suits the recipe."""
     learning_rate: Annotated[float, Field(ge=0)] = 0
     """Adam's, for the LSTM and the task; 0 for what suits the method."""
     feedback_learning_rate: Annotated[float, Field(ge=0)] = 0
@@ -43,8 +43,9 @@ class RecurrentConfig(Settings):
     """Largest norm of the feedback model's gradient; 0 for any."""
     forget_bias: float = 1.0
     """The bias of the LSTM's forget gate at the start."""
-    scale: Annotated[float, Field(ge=0)] = 0.1
-    """What the synthetic gradient is multiplied by where it is consumed."""
+    scale: Annotated[float, Field(ge=0)] | None = None
+    """What the synthetic gradient is multiplied by where it is consumed; by default what suits the
+    method."""
     warmup: Annotated[int, Field(ge=0)] | None = None
     """Iterations at first in which the synthetic gradient is learned but not consumed; by default
     what suits the method."""
@@ -53,8 +54,9 @@ class RecurrentConfig(Settings):
     default one as wide as the LSTM."""
     feedback_sees: Literal["output", "state"] = "output"
     """What the feedback model sees: the LSTM's output, or its cell state as well."""
-    feedback_history: Annotated[int, Field(ge=0)] = 0
-    """How many of the last inputs the feedback model (and the auxiliary one) sees besides."""
+    feedback_history: Annotated[int, Field(ge=0)] | None = None
+    """How many of the last inputs the feedback model (and the auxiliary one) sees besides; by
+    default what suits the method, and none in the paper."""
     feedback_into_core: bool = False
     """Whether the feedback model's regression error flows into the LSTM."""
     auxiliary_hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = None
@@ -63,7 +65,8 @@ class RecurrentConfig(Settings):
     """dni-aux: from which steps of an unroll the auxiliary error flows into the LSTM. "last" runs
     one step a second time, "all" the whole unroll."""
     schedule: Schedule = "ours"
-    """What suits a method: "ours", or the "paper"'s iterations at 7e-5."""
+    """What suits a method: "ours", which is small enough for two cores, or the "paper"'s sizes,
+    iterations and rate."""
     eval_every: Annotated[int, Field(ge=1)] = 1000
     """Steps between evaluations."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
@@ -82,13 +85,6 @@ class RecurrentConfig(Settings):
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
-        if self.iterations and self.samples:
-            needed = self.iterations_for(self.samples)
-            if needed != self.iterations:
-                raise ValueError(
-                    f"--iterations and --samples are two ways to say one thing: "
-                    f"{self.samples} samples take {needed} iterations, got {self.iterations}"
-                )
         if self.feedback_sees == "state" and self.method == "dni-aux":
             raise ValueError(
                 "--feedback-sees state goes with --method dni: the auxiliary task needs what the "
@@ -134,8 +130,6 @@ class TextConfig(RecurrentConfig):
         UsageError: as for :class:`RecurrentConfig`.
     """
 
-    units: Annotated[int, Field(ge=1)] = 1024
-    """Units of the LSTM."""
     eval_every: Annotated[int, Field(ge=1)] = 5000
     """Steps between evaluations on the validation text."""
     patience: Annotated[int, Field(ge=0)] = 1

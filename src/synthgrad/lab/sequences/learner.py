@@ -74,6 +74,7 @@ class Learner:
         ]
         self.norms = torch.zeros(len(groups), device=device)
         self.state = self.network.zero_state(config.batch_size)
+        assert config.feedback_history is not None  # settled
         self.history = History(config.feedback_history, config.batch_size, channels, device)
         self.totals = torch.zeros(2, 2, dtype=torch.float64, device=device)
         recorder = recorder_for(device, config.graph)
@@ -105,6 +106,7 @@ class Learner:
         """Whether the synthetic gradient is consumed already."""
         if self.bridge is None:
             return
+        assert self.config.scale is not None  # settled
         scale = self.config.scale if step >= (self.config.warmup or 0) else 0.0
         if scale != self.bridge.scale:
             self.bridge.scale = scale

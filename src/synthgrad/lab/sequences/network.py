@@ -55,6 +55,8 @@ def bridge(config: RecurrentConfig, network: Network) -> RecurrentInterface | No
     """
     if config.method == "bptt":
         return None
+    assert config.scale is not None  # all settings are settled
+    assert config.feedback_history is not None
     units = config.units
     hidden = (units,) if config.feedback_hidden is None else config.feedback_hidden
     ahead = hidden if config.auxiliary_hidden is None else config.auxiliary_hidden

@@ -19,7 +19,13 @@ from synthgrad.lab.sequences.levels import Task
 
 Config = TypeVar("Config", bound=RecurrentConfig)
 
-PAPER: Mapping[str, Any] = {"iterations": 2_500_000, "learning_rate": 7e-5}
+PAPER: Mapping[str, Any] = {
+    "iterations": 2_500_000,
+    "learning_rate": 7e-5,
+    "batch_size": 256,
+    "scale": 0.1,
+    "feedback_history": 0,
+}
 """Of every recurrent network (D.2); on the Penn Treebank early stopping comes first."""
 
 
@@ -33,9 +39,10 @@ class SequenceRecipe:
         data: the text's name, or the name of the task whose episodes are made up.
         defaults: the settings.
         task: which of the tasks of episodes; None for a text.
-        iterations: what suits this recipe.
-        suited: what suits a method: any of ``learning_rate``, ``feedback_learning_rate``,
-            ``warmup``.
+        suits: what is left open by the defaults, for every method: any setting whose default is 0
+            or None, among them ``units``, ``batch_size`` and ``samples``.
+        methods: what suits one method better.
+        paper_units: of the paper's LSTM.
     """
 
     name: str
@@ -43,19 +50,21 @@ class SequenceRecipe:
     data: str
     defaults: RecurrentConfig
     task: Task | None
-    iterations: int
-    suited: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    suits: Mapping[str, Any]
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    paper_units: int = 256
 
     @property
     def paper(self) -> Mapping[str, Any]:
-        """The paper's iterations and rate."""
-        return PAPER
+        """The paper's settings."""
+        return {**PAPER, "units": self.paper_units}
 
     def settle(self, config: Config) -> Config:
         """The configuration with nothing left open: what was, is what suits its method.
 
         Raises:
-            UsageError: it is that of another kind of recipe.
+            UsageError: it is that of another kind of recipe; or it has both iterations and samples,
+                which disagree.
         """
         if not isinstance(config, type(self.defaults)):
             raise UsageError(
@@ -63,21 +72,23 @@ class SequenceRecipe:
                 f"{type(config).__name__}"
             )
         if config.schedule == "paper":
-            suited: dict[str, Any] = dict(PAPER)
+            suited = dict(self.paper)
         else:
-            suited = {"iterations": self.iterations, "learning_rate": 1e-3}
-            suited |= self.suited.get(config.method, {})
+            suited = {**SUITS, **self.suits, **self.methods.get(config.method, {})}
+        if config.iterations or config.samples:  # said, if only in one of the two ways
+            suited["iterations"] = suited["samples"] = 0
         rate = config.learning_rate or suited["learning_rate"]
-        iterations = config.iterations
-        if not iterations and config.samples:
-            iterations = config.iterations_for(config.samples)
-        return config.changed(
-            iterations=iterations or suited["iterations"],
-            learning_rate=rate,
-            feedback_learning_rate=config.feedback_learning_rate
-            or suited.get("feedback_learning_rate", rate),
-            warmup=suited.get("warmup", 0) if config.warmup is None else config.warmup,
+        suited = {"feedback_learning_rate": rate} | suited
+        given = {name: getattr(config, name) for name in suited}
+        # A scale or a history of 0 is said; a rate or a size of 0 is not.
+        config = config.changed(
+            **{
+                name: suited[name] if value is None or (value == 0 and name in _OPEN) else value
+                for name, value in given.items()
+            },
+            warmup=config.warmup or 0,
         )
+        return config.changed(iterations=_iterations(config))
 
     def load(self, root: str | os.PathLike[str] | None, device: torch.device) -> TextData | None:
         """The data, on the device; None where it is made up.
@@ -109,10 +120,30 @@ class SequenceRecipe:
         return TextTrainer(config, data)
 
 
-# A start, still to be tuned. A network that learns fast leaves its feedback model behind: a lower
-# rate is what let DNI go on where 1e-3 stopped.
-_SLOW = {"learning_rate": 2e-4, "feedback_learning_rate": 2e-4}
-_SUITED = {"dni": _SLOW, "dni-aux": _SLOW}
+def _iterations(config: RecurrentConfig) -> int:
+    """Of a configuration with all else settled."""
+    if not config.samples:
+        return config.iterations
+    needed = config.iterations_for(config.samples)
+    if config.iterations not in (0, needed):
+        raise UsageError(
+            f"--iterations and --samples are two ways to say one thing: {config.samples} samples "
+            f"take {needed} iterations, got {config.iterations}"
+        )
+    return needed
+
+
+_OPEN = ("iterations", "samples", "learning_rate", "feedback_learning_rate", "units", "batch_size")
+"""The settings for which 0 means that nothing was said."""
+
+SUITS: Mapping[str, Any] = {
+    "learning_rate": 1e-3,
+    "batch_size": 32,
+    "units": 64,
+    "scale": 0.5,
+    "feedback_history": 16,
+}
+"""What suits all recurrent networks on two cores; docs/log.md says what else was tried."""
 
 SEQUENCE_RECIPES = {
     recipe.name: recipe
@@ -123,8 +154,7 @@ SEQUENCE_RECIPES = {
             "copy",
             EpisodeConfig(),
             Task(repeats=False),
-            50_000,
-            _SUITED,
+            {"samples": 3_000_000},
         ),
         SequenceRecipe(
             "repeat-copy",
@@ -132,8 +162,7 @@ SEQUENCE_RECIPES = {
             "repeat-copy",
             EpisodeConfig(),
             Task(repeats=True),
-            50_000,
-            _SUITED,
+            {"samples": 3_000_000},
         ),
         SequenceRecipe(
             "ptb",
@@ -141,8 +170,8 @@ SEQUENCE_RECIPES = {
             "ptb",
             TextConfig(),
             None,
-            100_000,
-            _SUITED,
+            {"samples": 3_000_000},
+            paper_units=1024,
         ),
     )
 }

@@ -1,0 +1,108 @@
+"""The benchmarks as the command line sees them: each with its own options.
+
+To add one, write a class with a method ``measure`` and put it into :data:`BENCHES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from synthgrad.lab.errors import UsageError
+
+
+class Bench(Protocol):
+    """A benchmark with its options."""
+
+    def measure(self) -> None:
+        """Measures and prints."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threads:
+    """What those have in common that run in this process."""
+
+    threads: int = 2
+    """CPU threads."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise UsageError(f"--threads: expected at least 1, got {self.threads}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Threads):
+    """Time and activation memory of a training step against backpropagation."""
+
+    def measure(self) -> None:
+        """Measures and prints."""
+        from synthgrad.lab.bench import step
+
+        step.main(self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Threads):
+    """How fast feed-forward recipes train, and the share of the machine's peak."""
+
+    recipes: tuple[str, ...] = ("mnist-fcn",)
+    """Which recipes."""
+    methods: tuple[str, ...] = ("backprop", "none", "stale", "cdni")
+    """Which methods; without dni, whose feedback models are an order of magnitude dearer than the
+    network."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast."""
+    device: str = "auto"
+    """Where to run: cpu, cuda, cuda:1, or auto for a GPU where there is one."""
+    data_root: Path | None = None
+    """Where the data sets are, in torchvision's layout; by default $SYNTHGRAD_DATA. Without a data
+    set, examples are random."""
+
+    def measure(self) -> None:
+        """Measures and prints."""
+        from synthgrad.lab.bench import train
+
+        train.main(
+            self.threads,
+            self.recipes,
+            self.methods,
+            precision=self.precision,
+            device=self.device,
+            data_root=self.data_root,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recurrent(Threads):
+    """Steps and samples a second of Copy by each method, against truncated BPTT."""
+
+    threads: int = 1
+    units: int = 128
+    """Units of the LSTM."""
+    batch_size: int = 256
+    """Rows."""
+    unrolls: tuple[int, ...] = (3, 8)
+    """T, one table each."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast."""
+    device: str = "auto"
+    """Where to run: cpu, cuda, cuda:1, or auto for a GPU where there is one."""
+
+    def measure(self) -> None:
+        """Measures and prints."""
+        from synthgrad.lab.bench import recurrent
+
+        recurrent.main(
+            self.threads,
+            units=self.units,
+            batch_size=self.batch_size,
+            unrolls=self.unrolls,
+            precision=self.precision,
+            device=self.device,
+        )
+
+
+BENCHES: Mapping[str, Bench] = {"step": Step(), "train": Train(), "recurrent": Recurrent()}
