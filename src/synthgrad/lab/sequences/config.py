@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from synthgrad.lab.settings import Settings
 
@@ -113,14 +113,22 @@ class EpisodeConfig(RecurrentConfig):
         UsageError: as for :class:`RecurrentConfig`.
     """
 
-    characters: Annotated[int, Field(ge=2, le=1 << 16)] = 8
-    """How many different characters there are to copy (the paper does not say)."""
+    characters: Annotated[int, Field(ge=0, le=1 << 16)] = 0
+    """How many different characters there are to copy; 0 for what suits the recipe (the paper does
+    not say)."""
     phases: Literal["random", "same"] = "random"
     """Where in their episode the rows begin: each at its own step, or all at the first."""
     threshold: Annotated[float, Field(ge=0)] = 0.15
     """Bits: a level is solved when the average error of a character is below that."""
     level_every: Annotated[int, Field(ge=1)] = 50
     """Steps between checks of the level, which wait for the device."""
+
+    @field_validator("characters")
+    @classmethod
+    def _more_than_one(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("there is nothing to remember of one character; expected 2 or more")
+        return value
 
 
 class TextConfig(RecurrentConfig):

@@ -42,7 +42,7 @@ class SequenceRecipe:
         suits: what is left open by the defaults, for every method: any setting whose default is 0
             or None, among them ``units``, ``batch_size`` and ``samples``.
         methods: what suits one method better.
-        paper_units: of the paper's LSTM.
+        sizes: the paper's.
     """
 
     name: str
@@ -52,12 +52,12 @@ class SequenceRecipe:
     task: Task | None
     suits: Mapping[str, Any]
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    paper_units: int = 256
+    sizes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def paper(self) -> Mapping[str, Any]:
         """The paper's settings."""
-        return {**PAPER, "units": self.paper_units}
+        return {**PAPER, **self.sizes}
 
     def settle(self, config: Config) -> Config:
         """The configuration with nothing left open: what was, is what suits its method.
@@ -133,7 +133,15 @@ def _iterations(config: RecurrentConfig) -> int:
     return needed
 
 
-_OPEN = ("iterations", "samples", "learning_rate", "feedback_learning_rate", "units", "batch_size")
+_OPEN = (
+    "iterations",
+    "samples",
+    "learning_rate",
+    "feedback_learning_rate",
+    "units",
+    "batch_size",
+    "characters",
+)
 """The settings for which 0 means that nothing was said."""
 
 SUITS: Mapping[str, Any] = {
@@ -145,6 +153,9 @@ SUITS: Mapping[str, Any] = {
 }
 """What suits all recurrent networks on two cores; docs/log.md says what else was tried."""
 
+_COPYING = {"units": 256, "characters": 8}
+"""The paper's sizes; that it has 8 characters is our guess."""
+
 SEQUENCE_RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -154,7 +165,8 @@ SEQUENCE_RECIPES = {
             "copy",
             EpisodeConfig(),
             Task(repeats=False),
-            {"samples": 3_000_000},
+            {"samples": 3_000_000, "characters": 2, "units": 128},
+            sizes=_COPYING,
         ),
         SequenceRecipe(
             "repeat-copy",
@@ -162,7 +174,8 @@ SEQUENCE_RECIPES = {
             "repeat-copy",
             EpisodeConfig(),
             Task(repeats=True),
-            {"samples": 3_000_000},
+            {"samples": 3_000_000, "characters": 2},
+            sizes=_COPYING,
         ),
         SequenceRecipe(
             "ptb",
@@ -171,7 +184,7 @@ SEQUENCE_RECIPES = {
             TextConfig(),
             None,
             {"samples": 3_000_000},
-            paper_units=1024,
+            sizes={"units": 1024},
         ),
     )
 }
