@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from synthgrad.context import context as in_context
-from synthgrad.errors import ArgumentError, LockingError, ShapeError
+from synthgrad.errors import ArgumentError, LockingError, NonFiniteError, ShapeError
 from synthgrad.functional import squared_error
 from synthgrad.interface import Interface
 from synthgrad.schedule.chance import Chance, Order, Probability
@@ -108,7 +108,7 @@ class FullyUnlocked(Counted):
         Raises:
             LockingError: the model is in eval mode, or an interface's ``lambda_`` is not 0.
             ShapeError, ContextError: a model does not fit its message or the context.
-            NonFiniteError: a target holds NaN or infinity.
+            NonFiniteError: a target, an error or a message, holds NaN or infinity.
         """
         if not self.model.training:
             raise LockingError("the model is in eval mode; call model.train() before step()")
@@ -161,6 +161,11 @@ class _Run:
                 raise ShapeError(
                     f"{interface.label}: the synthetic input has shape {tuple(predicted.shape)}, "
                     f"the message {tuple(sent.shape)}"
+                )
+            if interface.check_finite and not sent.isfinite().all():
+                raise NonFiniteError(
+                    f"{interface.label}: the message that its synthetic input model should be "
+                    "fitted to holds NaN or infinity; expected finite values"
                 )
             squared_error(predicted, sent).backward()
             self._update(f"{self._name(interface)} input")
