@@ -25,7 +25,8 @@ CELLS = {
     "table1-repeat-copy": 12,
     "table1-ptb": 17,
     "fig17": 24,
-    "fig7-update": 40,
+    "fig5": 4,
+    "fig7-update": 41,
     "fig7-full": 40,
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 # The first that a run has is what it came to.
 _METRICS = (
     ("test_error", "test error {:.2f}%"),
+    ("test_error_b", "test error of network B {:.2f}%"),
     ("test_bpc", "test bits per character {:.3f}"),
     ("solved_length", "longest solved length {:.0f}"),
 )

@@ -181,9 +181,17 @@ TABLES = {
             ),
         ),
         PaperTable(
+            "fig5",
+            "Figure 5: two networks that tick at different rates, test errors against ticks",
+            tuple(
+                Cell(method, "multi-network", {"method": method})
+                for method in ("backprop", "dni", "cdni", "none")
+            ),
+        ),
+        PaperTable(
             "fig7-update",
             "Figure 7, left: layers updated by chance, by its probability",
-            _by_chance("no"),
+            (*_by_chance("no"), Cell("backprop", "mnist-fcn", {"method": "backprop"})),
         ),
         PaperTable(
             "fig7-full",

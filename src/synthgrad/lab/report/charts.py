@@ -21,16 +21,34 @@ WIDTH, HEIGHT = 324, 205
 # Of more lines than this the legend names only some.
 MAX_LEGEND = 8
 
+# What stands for a line or for points in a legend.
+MARKERS = {
+    "": "M0 4H26",
+    "o": "M9.5 4a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0Z",
+    "s": "M10 1h6v6h-6Z",
+    "^": "M13 .5L17 7.5H9Z",
+    "D": "M13 0L17 4L13 8L9 4Z",
+}
+
 # A range as wide as this is shown on a logarithmic axis.
 LOG_RATIO = 12.0
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a line is drawn: its colour, and its dashes as SVG has them (none: solid)."""
+    """How a line is drawn: its colour, and its dashes as SVG has them (none: solid).
+
+    Points have a marker instead, as matplotlib calls it: one of those in ``MARKERS``.
+    """
 
     colour: str
     dashes: tuple[float, ...] = ()
+    marker: str = ""
+
+    @property
+    def outline(self) -> str:
+        """The path that stands for it in a legend of 26 by 8."""
+        return MARKERS[self.marker]
 
 
 @dataclass(frozen=True)
@@ -108,7 +126,7 @@ def chart(axis: Axis, lines: Sequence[Line], about: str, prefix: str) -> Chart:
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        _scale(axes, axis, lines)
+        scale(axes, axis, lines)
         legend = _some(lines)
         ends = "; ".join(f"{line.label} {line.last}" for line in legend)
         over = "training steps" if axis.over == "step" else axis.over
@@ -146,7 +164,8 @@ def _some(lines: Sequence[Line]) -> Sequence[Line]:
     return [lines[i] for i in np.linspace(0, len(lines) - 1, 5).round().astype(int)]
 
 
-def _scale(axes: Axes, axis: Axis, lines: Sequence[Line]) -> None:
+def scale(axes: Axes, axis: Axis, lines: Sequence[Line]) -> None:
+    """Makes the vertical axis fit: from zero, or logarithmic where the range is wide."""
     from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
     shown = np.concatenate([part for c in lines for part in (c.curve.low, c.curve.high)])

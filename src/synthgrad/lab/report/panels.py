@@ -6,12 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby
 
+from synthgrad.lab.report import chance
+from synthgrad.lab.report.chance import families
 from synthgrad.lab.report.charts import MAX_LEGEND, Axis, Chart, Line, Look, chart
 from synthgrad.lab.report.curves import across
 from synthgrad.lab.report.groups import Group
 
 CURVES = (
     Axis("test_error", "Test error", "test error, %"),
+    Axis("test_error_a", "Test error of network A (odd digits)", "test error, %", over="ticks"),
+    Axis("test_error_b", "Test error of network B (threes)", "test error, %", over="ticks"),
     Axis("validation_error", "Validation error", "validation error, %"),
     Axis("train_error", "Training error", "training error, %"),
     Axis("train_loss", "Training loss", "training loss"),
@@ -63,13 +67,31 @@ def panels(groups: Sequence[Group], prefix: str) -> list[Panel]:
         same = list(members)
         depth = "" if layers is None else f"{layers} layers"
         about = f"{same[0].recipe} {depth}".strip()
-        found.append(Panel(depth or "Curves", tuple(_curves(same, about, prefix, numbers))))
-        for group in same:
+        found += _by_chance(same, depth, about, prefix, numbers)
+        # Those are too many for a line each.
+        apart = [group for family in families(same) for group in family]
+        rest = [group for group in same if group not in apart]
+        found.append(Panel(depth or "Curves", tuple(_curves(rest, about, prefix, numbers))))
+        for group in rest:
             if group.method == "none":
                 continue  # zero errors are at no angle to anything
             title = ", ".join(filter(None, (depth, _label(group)))) + ": interfaces"
             found.append(Panel(title, tuple(_distances(group, about, prefix, numbers))))
     return [panel for panel in found if panel.charts]
+
+
+def _by_chance(
+    groups: Sequence[Group], depth: str, about: str, prefix: str, numbers: Iterator[int]
+) -> Iterator[Panel]:
+    """Figure 7: for each way in which layers go by chance, a chart for each method."""
+    references = [group for group in groups if group.method == "backprop"]
+    for title, members in groupby(sorted(families(groups), key=chance.title), key=chance.title):
+        drawn = [
+            chart
+            for family in members
+            for chart in chance.charts(family, references, about, prefix, numbers)
+        ]
+        yield Panel(", ".join(filter(None, (depth, title))), tuple(drawn))
 
 
 def _label(group: Group) -> str:

@@ -12,9 +12,13 @@ from synthgrad.lab.report.runs import Run
 
 TITLES = {
     "test_error": "Test error, %",
+    "test_error_a": "Test error of network A, %",
+    "test_error_b": "Test error of network B, %",
     "validation_error": "Validation error, %",
     "train_error": "Training error, %",
     "train_loss": "Training loss",
+    "train_loss_a": "Training loss of network A",
+    "train_loss_b": "Training loss of network B",
     "solved_length": "Longest length solved",
     "test_bpc": "Test bits per character",
     "validation_bpc": "Validation bits per character",
@@ -22,7 +26,15 @@ TITLES = {
     "explained/boundary": "Explained variance",
 }
 # Rows of other recipes that the report's reader has no use for.
-_INNER = {"n", "r", "level_bits", "task_length", "gradient_norm", "feedback_gradient_norm"}
+_INNER = {
+    "n",
+    "r",
+    "level_bits",
+    "task_length",
+    "gradient_norm",
+    "feedback_gradient_norm",
+    "ticks",
+}
 
 
 @dataclass(frozen=True)

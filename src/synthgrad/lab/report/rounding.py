@@ -7,7 +7,15 @@ import statistics
 from collections.abc import Sequence
 
 COUNTS = ("solved_length", "samples")
-PERCENTAGES = ("test_error", "validation_error", "train_error")
+PERCENTAGES = (
+    "test_error",
+    "test_error_a",
+    "test_error_b",
+    "validation_error",
+    "validation_error_a",
+    "validation_error_b",
+    "train_error",
+)
 
 
 def number(metric: str, value: float) -> str:
