@@ -29,6 +29,7 @@ ORDER = [
     "recurrent",
     "multirate",
     "probe",
+    "distributed",
     "",
     "lab",
 ]
@@ -87,7 +88,7 @@ def test_a_module_imports_only_from_the_layers_before_its_own(path):
     ours = {name for name in _imports_of(path) if name.split(".")[0] == "synthgrad"}
     above = {n for n in ours if ORDER.index(_target(n)) > ORDER.index(own)}
     assert not above
-    packages = ("feedback", "schedule", "recurrent", "multirate", "lab")
+    packages = ("feedback", "schedule", "recurrent", "multirate", "distributed", "lab")
     if own not in packages:  # then nothing beside it either
         assert own not in {_target(name) for name in ours}
 

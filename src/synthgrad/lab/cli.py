@@ -7,22 +7,26 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from synthgrad.errors import SynthgradError, SynthgradWarning
+from synthgrad.lab.bench.commands import BENCHES
 from synthgrad.lab.config import FeedForwardConfig, Schedule
 from synthgrad.lab.errors import UsageError
+from synthgrad.lab.multinetwork import MultiNetworkConfig
 from synthgrad.lab.outcome import outcome
 from synthgrad.lab.registry import ALL
 from synthgrad.lab.runnable import Runnable
 from synthgrad.lab.sequences import EpisodeConfig, TextConfig
 from synthgrad.lab.signals import Stopped
+from synthgrad.lab.stages.commands import COMMANDS
 from synthgrad.lab.tables import TABLES
 
 app = tyro.extras.SubcommandApp()
-
+for command in COMMANDS:  # launch, stage and store
+    app.command(command)
 
 _TABLES = f"One of {', '.join(TABLES)}."
 
@@ -58,12 +62,19 @@ class _TextOptions(RunOptions):
     config: TextConfig
 
 
+@dataclass(frozen=True, kw_only=True)
+class _MultiNetworkOptions(RunOptions):
+    config: MultiNetworkConfig
+
+
 def _options(recipe: Runnable) -> RunOptions:
     config = recipe.defaults
     if isinstance(config, FeedForwardConfig):
         return _FeedForwardOptions(recipe=recipe.name, config=config)
     if isinstance(config, EpisodeConfig):
         return _EpisodeOptions(recipe=recipe.name, config=config)
+    if isinstance(config, MultiNetworkConfig):
+        return _MultiNetworkOptions(recipe=recipe.name, config=config)
     assert isinstance(config, TextConfig)
     return _TextOptions(recipe=recipe.name, config=config)
 
@@ -182,50 +193,18 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path = Path("repor
     print(f"written to {write_report(folders, out)}")
 
 
+_Bench = tyro.extras.subcommand_type_from_defaults(
+    dict(BENCHES),
+    {name: type(one).__doc__ or "" for name, one in BENCHES.items()},
+    prefix_names=False,
+)
+
+
 @app.command
-def bench(
-    name: tyro.conf.Positional[Literal["step", "train"]],
-    threads: int = 2,
-    recipes: tuple[str, ...] = (),
-    methods: tuple[str, ...] = (),
-    precision: Literal["float32", "bfloat16"] = "float32",
-    device: str = "auto",
-    data_root: Path | None = None,
-) -> None:
-    """Benchmarks; each compares within one run and prints ratios.
-
-    Args:
-        name: "step": time and activation memory of a training step against backpropagation.
-            "train": how fast recipes train, and the share of the machine's peak; all that follows
-            but the threads is for this one.
-        threads: CPU threads.
-        recipes: Which recipes; by default mnist-fcn.
-        methods: Which methods beside backprop; by default all but dni, which takes long.
-        precision: bfloat16: autocast.
-        device: Where to run: cpu, cuda, cuda:1, or auto for a GPU where there is one.
-        data_root: Where the data sets are, in torchvision's layout; by default $SYNTHGRAD_DATA.
-            Without a data set, examples are random.
-    """
-    if threads < 1:
-        raise UsageError(f"--threads: expected at least 1, got {threads}")
-    if name == "step":
-        given = (recipes, methods, precision, device, data_root)
-        if given != ((), (), "float32", "auto", None):
-            raise UsageError("bench step takes no option but --threads")
-        from synthgrad.lab.bench import step
-
-        step.main(threads)
-        return
-    from synthgrad.lab.bench import train
-
-    train.main(
-        threads,
-        recipes or train.DEFAULT_RECIPES,
-        methods or train.DEFAULT_METHODS,
-        precision=precision,
-        device=device,
-        data_root=data_root,
-    )
+def bench(which: tyro.conf.OmitArgPrefixes[_Bench]) -> None:  # type: ignore[valid-type]
+    """Benchmarks; each compares within one run and prints ratios."""
+    chosen: Any = which
+    chosen.measure()
 
 
 def _run_folders(path: Path) -> list[Path]:

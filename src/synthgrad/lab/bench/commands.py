@@ -105,4 +105,34 @@ class Recurrent(Threads):
         )
 
 
-BENCHES: Mapping[str, Bench] = {"step": Step(), "train": Train(), "recurrent": Recurrent()}
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """Decoupled stages in processes of their own beside update-locked ones, over real delays.
+
+    The parts: "rate" (two stages, no delay), "delay" (over links that hold each packet; needs
+    root), "stages" (2 to 16 that sleep), "learning" (mnist-fcn in stages) and "faults" (stages are
+    killed while they train).
+    """
+
+    parts: tuple[str, ...] = ()
+    """Which parts; by default all."""
+    quick: bool = False
+    """Tiny sizes, whose numbers say nothing."""
+    out: Path | None = None
+    """A JSON file for all numbers."""
+    data_root: Path | None = None
+    """Where MNIST is, in torchvision's layout; by default $SYNTHGRAD_DATA."""
+
+    def measure(self) -> None:
+        """Measures and prints."""
+        from synthgrad.lab.bench.pipeline import main
+
+        main.main(self.parts, quick=self.quick, out=self.out, data_root=self.data_root)
+
+
+BENCHES: Mapping[str, Bench] = {
+    "step": Step(),
+    "train": Train(),
+    "recurrent": Recurrent(),
+    "pipeline": Pipeline(),
+}

@@ -1,0 +1,219 @@
+"""An edge between two stages, which outlives the process at its other end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from synthgrad.distributed.link import Frame, Link, LinkLost
+from synthgrad.distributed.options import Options
+from synthgrad.distributed.schema import Kind, Schema, SchemaError
+from synthgrad.distributed.store import Meeting
+
+log = logging.getLogger("synthgrad.distributed")
+
+
+class Edge:
+    """One end of an edge. A thread of its own forms it, and forms it again when it is lost.
+
+    Everything here may be called at any time, whether the other end is there or not.
+
+    Args:
+        name: what log lines call the stage at the other end.
+        meeting: brings the ends together.
+        rank: 0 for the lower end, which sends messages; 1 for the upper one.
+        options: the run's.
+        schema: what goes over it: for the lower end, its own.
+        accept: for the upper end: takes the lower end's schema, or raises SchemaError.
+        wants_message: for the upper end: whether its targets travel with the message they are for.
+        changed: notified whenever anything happens.
+
+    Attributes:
+        generation: how often it has been formed.
+        inbox: frames that came, oldest first, over the link that is up now.
+        problem: why the ends do not fit, if they do not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        meeting: Meeting,
+        rank: int,
+        options: Options,
+        changed: threading.Condition,
+        *,
+        schema: Schema | None = None,
+        accept: Callable[[Schema], None] | None = None,
+        wants_message: bool = False,
+    ) -> None:
+        self.name = name
+        self.generation = 0
+        self.inbox: deque[Frame] = deque()
+        self.problem: SchemaError | None = None
+        self.schema = schema
+        self.wants_message = wants_message
+        self._meeting, self._rank, self._options = meeting, rank, options
+        self._accept = accept
+        self._changed = changed
+        self._link: Link | None = None
+        self._trip: float | None = None
+        self._closing = threading.Event()
+        self._threads = [
+            threading.Thread(target=target, name=f"edge to {name}", daemon=True)
+            for target in (self._keep, self._beat)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def up(self) -> bool:
+        """Whether the other end is there."""
+        return self._link is not None
+
+    @property
+    def in_flight(self) -> int:
+        """Frames with contents that were sent and not used yet; 0 where the other end is gone."""
+        link = self._link
+        return 0 if link is None else link.in_flight
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds, as measured last; None before."""
+        link = self._link
+        if link is not None:
+            self._trip = link.round_trip or self._trip
+        return self._trip
+
+    def send(self, frame: Frame) -> bool:
+        """Sends a frame, if the other end is there; says whether it was."""
+        link = self._link
+        if link is None:
+            return False
+        try:
+            link.send(frame)
+        except LinkLost as error:
+            self._lost(link, str(error))
+            return False
+        return True
+
+    def take(self) -> Frame | None:
+        """The oldest frame of the inbox, if there is one."""
+        with self._changed:
+            return self.inbox.popleft() if self.inbox else None
+
+    def used(self, frame: Frame) -> None:
+        """Counts a frame with contents as used; the next frame sent tells the other end."""
+        if frame.link is not None:
+            frame.link.used()
+
+    def acknowledge(self) -> None:
+        """Tells the other end at once what has been used, where no frame does so anyway."""
+        self.send(Frame(Kind.BEAT))
+
+    def reset(self) -> None:
+        """Drops the link, so that both ends begin anew."""
+        self.send(Frame(Kind.BYE))
+
+    def close(self) -> None:
+        """Says goodbye. The other end sees at once that this one has left."""
+        self._closing.set()
+        self.send(Frame(Kind.BYE))
+        for thread in self._threads:
+            thread.join(self._options.timeout + 6)
+
+    def _keep(self) -> None:
+        while not self._closing.is_set():
+            try:
+                link = self._form()
+            except SchemaError as error:
+                with self._changed:
+                    self.problem = SchemaError(f"edge to {self.name}: {error}")
+                    self._changed.notify_all()
+                return
+            except (RuntimeError, OSError, ValueError) as error:
+                log.debug("edge to %s: %s", self.name, str(error).split("\n")[0])
+                self._closing.wait(0.1)
+                continue
+            if link is None:
+                return
+            with self._changed:
+                self.inbox.clear()
+                self.generation += 1
+                self._link = link
+                self._changed.notify_all()
+            log.info("%s is there (generation %d)", self.name, self.generation)
+            if self._closing.is_set():
+                self.send(Frame(Kind.BYE))
+            self._listen(link)
+
+    def _form(self) -> Link | None:
+        def accept(other: dict[str, Any]) -> str | None:
+            if self._rank == 0:
+                self.wants_message = other["wants_message"]
+                return None
+            try:
+                schema = Schema.from_json(other["schema"])
+                assert self._accept is not None
+                self._accept(schema)
+                self.schema = schema
+            except SchemaError as error:
+                return str(error)
+            return None
+
+        record: dict[str, Any] = {"wants_message": self.wants_message}
+        if self._rank == 0:
+            assert self.schema is not None
+            record = {"schema": self.schema.to_json()}
+        group = self._meeting.form(record, accept, self._closing)
+        if group is None:
+            return None
+        assert self.schema is not None
+        message, target = self.schema.message(), self.schema.target(self.wants_message)
+        outgoing, incoming = (message, target) if self._rank == 0 else (target, message)
+        return Link(
+            group,
+            1 - self._rank,
+            outgoing,
+            incoming,
+            capacity=self.schema.capacity,
+            check=self.schema.check,
+            timeout=self._options.timeout,
+        )
+
+    def _listen(self, link: Link) -> None:
+        try:
+            while self._link is link:
+                frame = link.receive()
+                if frame.kind == Kind.BYE:
+                    self.send(Frame(Kind.BYE))
+                    self._lost(link, "it has left")
+                    return
+                with self._changed:
+                    if frame.kind != Kind.BEAT:
+                        frame.link = link
+                        self.inbox.append(frame)
+                    self._changed.notify_all()
+        except LinkLost as error:
+            self._lost(link, str(error))
+
+    def _lost(self, link: Link, why: str) -> None:
+        with self._changed:
+            if self._link is not link:
+                return
+            self._link = None
+            self._changed.notify_all()
+        if not self._closing.is_set():
+            log.info("%s is gone: %s", self.name, why)
+
+    def _beat(self) -> None:
+        # Often enough that the other end never takes a long step for silence.
+        while not self._closing.wait(min(0.25, self._options.timeout / 8)):
+            link = self._link
+            if link is not None:
+                try:
+                    link.beat()
+                except LinkLost as error:
+                    self._lost(link, str(error))

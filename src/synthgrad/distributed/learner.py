@@ -1,0 +1,214 @@
+"""What one stage computes: its segment, the feedback model behind it, and their updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from synthgrad.context import context as in_context
+from synthgrad.errors import ArgumentError, ShapeError
+from synthgrad.feedback import Feedback, Regression
+from synthgrad.functional import squared_error
+from synthgrad.interface import Interface
+from synthgrad.schedule.optimizers import MakeOptimizer
+from synthgrad.values import losses
+
+LossFn = Callable[[Any, Tensor], Tensor]
+
+
+class Sent:
+    """A message whose target has not come yet.
+
+    Attributes:
+        h: what was sent, detached.
+        y: the labels of its batch.
+        fits: how often the feedback model had been fitted when it predicted the error.
+        message: its graph, where the feedback model can be fitted through that.
+    """
+
+    def __init__(self, h: Tensor, y: Tensor, fits: int, message: Tensor | None) -> None:
+        self.h, self.y, self.fits, self.message = h, y, fits, message
+
+
+class Learner:
+    """Trains one segment. Errors are those of the mean loss, as autograd carries them.
+
+    Interfaces inside the segment work in line; their feedback models learn in the same step.
+
+    Args:
+        segment: the network's modules in this stage.
+        optimizer: makes an optimiser from parameters.
+        feedback: of the message that leaves; None for the last segment.
+        loss_fn: ``loss_fn(output, y)``, a scalar or the loss of each example; for the last segment.
+        feedback_optimizer: for feedback models and ``inputs``, where they want another.
+        inputs: predicts the message that comes in.
+
+    Raises:
+        ArgumentError: not exactly one of ``feedback`` and ``loss_fn`` is there, or the feedback
+            model is fitted to values of the loss, which do not travel.
+    """
+
+    def __init__(
+        self,
+        segment: nn.Module,
+        optimizer: MakeOptimizer,
+        *,
+        feedback: Feedback | None,
+        loss_fn: LossFn | None,
+        feedback_optimizer: MakeOptimizer | None = None,
+        inputs: Regression | None = None,
+    ) -> None:
+        if (feedback is None) == (loss_fn is None):
+            raise ArgumentError(
+                "the last stage has a loss_fn, and every other one a feedback model"
+            )
+        if feedback is not None and feedback.fitted_to != "error":
+            raise ArgumentError(
+                f"{type(feedback).__name__} is fitted to values of the loss; between processes "
+                "only errors travel, so expected a model that is fitted to these"
+            )
+        self.segment, self.loss_fn, self.inputs = segment, loss_fn, inputs
+        self.interface = None if feedback is None else Interface(feedback, name="outgoing")
+        self.fits = 0
+        inner = [m for m in segment.modules() if isinstance(m, Interface)]
+        # In an order that is the same in the process that will load this one's state.
+        learned = dict.fromkeys(p for i in inner for p in i.feedback.parameters())
+        own = [p for p in segment.parameters() if p not in learned]
+        make = feedback_optimizer or optimizer
+        asked = {
+            "segment": (optimizer, own),
+            "inner": (make, list(learned)),
+            "feedback": (make, [] if feedback is None else list(feedback.parameters())),
+            "inputs": (make, [] if inputs is None else list(inputs.parameters())),
+        }
+        self.optimizers: dict[str, Optimizer] = {}
+        for name, (maker, parameters) in asked.items():
+            if trained := [p for p in parameters if p.requires_grad]:
+                self.optimizers[name] = maker(trained)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the segment is."""
+        return next((p.device for p in self.segment.parameters()), torch.device("cpu"))
+
+    @property
+    def wants_targets(self) -> bool:
+        """Whether anything is done with a target."""
+        if self.interface is None:
+            return False
+        feedback = self.interface.feedback
+        return "feedback" in self.optimizers or type(feedback).observe is not Feedback.observe
+
+    def forward(self, h: Tensor, y: Tensor) -> Any:
+        """Runs the segment, with a graph."""
+        with torch.enable_grad(), in_context(y):
+            return self.segment(h)
+
+    def backward(self, output: Tensor, y: Tensor, *, keep: bool) -> tuple[Tensor | None, Sent]:
+        """The backward pass from the synthetic error, or from the loss; then the update.
+
+        Args:
+            output: of :meth:`forward`.
+            y: the labels.
+            keep: whether to keep the graph of the prediction, to fit the model through it.
+
+        Returns:
+            The loss, of the last segment; and what a target will be fitted with.
+        """
+        self._clear("segment", "inner")
+        loss = message = None
+        with torch.enable_grad():
+            if self.interface is None:
+                assert self.loss_fn is not None
+                loss = self.loss_fn(output, y)
+                loss = losses(loss).mean() if loss.ndim else loss
+                loss.backward()
+                loss = loss.detach()
+            else:
+                message, _ = self.interface.send(output, y)
+        self._step("segment", "inner")
+        return loss, Sent(output.detach(), y, self.fits, message if keep else None)
+
+    def fit(self, sent: Sent, delta: Tensor) -> None:
+        """Fits the feedback model to the error that came back for a message.
+
+        A model that has changed since it predicted predicts anew: what it is corrected for is
+        what it would say now.
+        """
+        assert self.interface is not None
+        self._clear("feedback")
+        message = sent.message
+        if message is None or sent.fits != self.fits:
+            message, _ = self.interface.send(sent.h, sent.y)
+        if delta.shape != message.shape:
+            raise ShapeError(
+                f"a target of shape {tuple(delta.shape)} came for a message of shape "
+                f"{tuple(message.shape)}"
+            )
+        message.backward(delta.to(message.dtype))
+        self._step("feedback")
+        self.fits += 1
+
+    def predict(self, x: Tensor, y: Tensor) -> Tensor:
+        """The synthetic input: what the stage below would send for this batch."""
+        assert self.inputs is not None
+        with torch.no_grad():
+            return self.inputs(x, y)
+
+    def fit_inputs(self, x: Tensor, y: Tensor, h: Tensor) -> None:
+        """Fits the synthetic input to the message that really came."""
+        assert self.inputs is not None
+        self._clear("inputs")
+        with torch.enable_grad():
+            predicted = self.inputs(x, y)
+            if predicted.shape != h.shape:
+                raise ShapeError(
+                    f"the synthetic input has shape {tuple(predicted.shape)}, the message "
+                    f"{tuple(h.shape)}"
+                )
+            squared_error(predicted, h).backward()
+        self._step("inputs")
+
+    @torch.no_grad()
+    def evaluate(self, h: Tensor) -> Any:
+        """Runs the segment in eval mode; nothing is learned, and no statistic changes."""
+        self.segment.eval()
+        try:
+            return self.segment(h)
+        finally:
+            self.segment.train()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {
+            "segment": self.segment.state_dict(),
+            "interface": None if self.interface is None else self.interface.state_dict(),
+            "inputs": None if self.inputs is None else self.inputs.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "random": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to the moment of :meth:`state_dict`."""
+        self.segment.load_state_dict(state["segment"])
+        if self.interface is not None:
+            self.interface.load_state_dict(state["interface"])
+        if self.inputs is not None:
+            self.inputs.load_state_dict(state["inputs"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        torch.set_rng_state(state["random"])
+
+    def _clear(self, *names: str) -> None:
+        for name in names:
+            if name in self.optimizers:
+                self.optimizers[name].zero_grad()
+
+    def _step(self, *names: str) -> None:
+        for name in names:
+            if name in self.optimizers:
+                self.optimizers[name].step()

@@ -1,0 +1,92 @@
+"""What is the same for every stage of one run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from synthgrad.errors import ArgumentError
+
+MAX_WINDOW = 128
+"""The most messages in flight that ``window="auto"`` may choose."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How the stages of a pipeline talk to each other.
+
+    Attributes:
+        window: messages that a stage may have sent and that the next one has not used yet: the
+            only thing for which a stage waits for one after it. A target is at most this many
+            steps old. "auto" follows the measured round trip: what it takes, and four more.
+        target_every: targets come back for every so manieth message only.
+        message_dtype: what messages and targets travel as, such as ``torch.bfloat16``; None for
+            their own.
+        synchronous: wait for the target of each message before the next step. With ``window=1``
+            the stages then compute what :class:`synthgrad.Unlocked` computes, to the last bit.
+        alone: steps for which a stage goes on without the next one before it waits for it; None for
+            as many as it has. Messages that nobody is there for are lost for the stages above.
+        timeout: seconds without a sign of life after which the process at the other end of an
+            edge counts as gone, and for which a full window is waited for.
+        patience: seconds for which a stage waits for one that is gone, if it cannot go on
+            without, before it gives up.
+        checkpoint_every: seconds between checkpoints, where there is a folder for them.
+        folder: where each stage has a folder ``stage-0``, … with its ``status.json`` and its
+            checkpoints; None for none.
+        interface: the network interface to listen on, as in "eth0"; None for that from which the
+            store is reached (loopback, where the store is on loopback).
+        fingerprint: anything that says which model and settings this is. Stages with different
+            ones refuse to talk.
+
+    Raises:
+        ArgumentError: a value is outside its range.
+    """
+
+    window: int | Literal["auto"] = 8
+    target_every: int = 1
+    message_dtype: torch.dtype | None = None
+    synchronous: bool = False
+    alone: int | None = None
+    timeout: float = 10.0
+    patience: float = 120.0
+    checkpoint_every: float = 10.0
+    folder: Path | None = None
+    interface: str | None = None
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        if self.window != "auto" and not (
+            isinstance(self.window, int) and 1 <= self.window <= MAX_WINDOW
+        ):
+            raise ArgumentError(
+                f'window must be "auto" or from 1 to {MAX_WINDOW}, got {self.window!r}'
+            )
+        if self.target_every < 1:
+            raise ArgumentError(f"target_every must be at least 1, got {self.target_every!r}")
+        if self.alone is not None and self.alone < 0:
+            raise ArgumentError(f"alone must be None or at least 0, got {self.alone!r}")
+        if self.synchronous and self.target_every != 1:
+            raise ArgumentError(
+                "synchronous stages wait for the target of each message, so target_every must be "
+                f"1, got {self.target_every!r}"
+            )
+        for name in ("timeout", "patience", "checkpoint_every"):
+            if not getattr(self, name) > 0:
+                raise ArgumentError(
+                    f"{name} must be a positive number of seconds, got {getattr(self, name)!r}"
+                )
+        dtype = self.message_dtype
+        if dtype is not None and not dtype.is_floating_point:
+            raise ArgumentError(f"message_dtype must be a floating-point type, got {dtype}")
+
+    @property
+    def capacity(self) -> int:
+        """Frames for which an edge has room in each direction."""
+        return MAX_WINDOW if self.window == "auto" else self.window
+
+    def stage_folder(self, index: int) -> Path | None:
+        """Where one stage keeps its things."""
+        return None if self.folder is None else self.folder / f"stage-{index}"

@@ -1,0 +1,165 @@
+"""What two neighbouring stages agree on before they talk, and how a frame lies in memory."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synthgrad.errors import SynthgradError
+
+VERSION = 1
+
+
+class SchemaError(SynthgradError, ValueError):
+    """Two neighbouring stages do not belong to the same pipeline; says in what they differ."""
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    TRAIN = 1
+    """A message, with the labels of its batch."""
+    EVAL = 2
+    """The same, to be passed on without learning from it."""
+    TARGET = 3
+    """The error of a message."""
+    BEAT = 4
+    """A sign of life; every frame also says what has been used so far."""
+    END = 5
+    """All messages of the run came before this."""
+    STOP = 6
+    """The sender is about to leave; what it sent came before this."""
+    DONE = 7
+    """The stages above have finished the run."""
+    BYE = 8
+    """The last frame."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What goes over an edge. The lower stage says it, the upper one compares.
+
+    Attributes:
+        stages: how many there are.
+        fingerprint: of the model and settings.
+        shape: of a message, the batch first.
+        dtype: of a message.
+        wire: what it travels as.
+        label_shape: of a batch's labels.
+        label_dtype: of the labels.
+        capacity: frames that may be on their way in each direction.
+        target_every: targets come for every so manieth message; 0 for none.
+        version: of the protocol.
+    """
+
+    stages: int
+    fingerprint: str
+    shape: tuple[int, ...]
+    dtype: str
+    wire: str
+    label_shape: tuple[int, ...]
+    label_dtype: str
+    capacity: int
+    target_every: int
+    version: int = VERSION
+
+    def to_json(self) -> str:
+        """As it stands in the store."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Schema:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            SchemaError: it is of another version.
+        """
+        values = json.loads(text)
+        if values.get("version") != VERSION or values.keys() != {f.name for f in fields(cls)}:
+            raise SchemaError(
+                f"the other stage speaks version {values.get('version')!r}, this one {VERSION}"
+            )
+        for name in ("shape", "label_shape"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+    @property
+    def check(self) -> int:
+        """A number that every frame carries."""
+        return zlib.crc32(self.to_json().encode())
+
+    def differences(self, expected: Schema | dict[str, Any]) -> str:
+        """In what this schema differs; empty if in nothing."""
+        there = expected if isinstance(expected, dict) else asdict(expected)
+        here = asdict(self)
+        return "; ".join(
+            f"{name} is {here[name]!r}, expected {value!r}"
+            for name, value in there.items()
+            if here[name] != value
+        )
+
+    def message(self) -> Layout:
+        """How a message lies in memory: h and the labels."""
+        return Layout([(self.shape, self.wire), (self.label_shape, self.label_dtype)])
+
+    def target(self, with_message: bool) -> Layout:
+        """How a target lies in memory: the error; and the message it is for, with its labels."""
+        error = (self.shape, self.wire)
+        if not with_message:
+            return Layout([error])
+        return Layout([error, error, (self.label_shape, self.label_dtype)])
+
+
+class Layout:
+    """Where the tensors of a frame lie in one buffer.
+
+    Args:
+        parts: shape and dtype of each.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Sequence[int], str]]) -> None:
+        self._parts: list[tuple[int, int, tuple[int, ...], torch.dtype]] = []
+        self.size = 0
+        for shape, name in parts:
+            dtype = named_dtype(name)
+            length = torch.Size(shape).numel() * dtype.itemsize
+            self._parts.append((self.size, length, tuple(shape), dtype))
+            self.size += -(-length // 16) * 16
+
+    def room(self) -> Room:
+        """A buffer for one frame."""
+        buffer = torch.empty(max(self.size, 1), dtype=torch.uint8)
+        views = [buffer[a : a + n].view(dtype).view(shape) for a, n, shape, dtype in self._parts]
+        return Room(buffer, views)
+
+
+@dataclass
+class Room:
+    """One frame's buffer, and its parts as tensors."""
+
+    buffer: Tensor
+    views: list[Tensor]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As in "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def named_dtype(name: str) -> torch.dtype:
+    """The inverse of :func:`dtype_name`.
+
+    Raises:
+        SchemaError: there is no such type.
+    """
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise SchemaError(f"there is no tensor type {name!r}")
+    return dtype

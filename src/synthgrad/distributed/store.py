@@ -1,0 +1,156 @@
+"""The store: where stages find each other. Nothing else goes through it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed import ProcessGroupGloo
+
+from synthgrad.distributed.schema import SchemaError
+from synthgrad.errors import ArgumentError
+
+Accept = Callable[[dict[str, Any]], str | None]
+"""Looks at the other end's record; returns why it is refused, or None."""
+
+_POLL = 0.01
+
+
+def serve(port: int = 0, host: str = "127.0.0.1") -> TCPStore:
+    """Opens the store in this process, for as long as the result is kept.
+
+    Whoever reaches its port can read and write it, and so take a stage's place: there is no
+    password. On loopback those are the programs of this machine.
+
+    Args:
+        port: 0 for any that is free; the result's ``port`` says which.
+        host: the address to listen on.
+
+    Raises:
+        ArgumentError: it cannot listen there.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise ArgumentError(f"the store cannot listen on {host}:{port}: {error}") from None
+    port = listener.getsockname()[1]
+    # TCPStore itself would listen on every interface; it takes over a socket that does not.
+    return TCPStore(
+        host,
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+        timeout=timedelta(seconds=30),
+    )
+
+
+def address(store: str) -> tuple[str, int]:
+    """Host and port of "host:port".
+
+    Raises:
+        ArgumentError: it is not of that form.
+    """
+    host, _, port = store.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ArgumentError(f'store must be "host:port", got {store!r}')
+    return host.strip("[]"), int(port)
+
+
+class Meeting:
+    """Brings the two ends of an edge together, each time anew.
+
+    Each end writes a record with a name made up for this attempt, and the name of the other's
+    attempt that it has seen. When both have seen each other, they form a group under both names.
+    So a record that a dead process left, or that one wrote before it was stopped for a while, is
+    never answered; and a store that lost everything only has to be there again.
+
+    Args:
+        store: "host:port".
+        edge: the number of the edge, that of the stage below it.
+        rank: 0 below, 1 above.
+        interface: the network interface to use; None for that which leads to the store.
+        timeout: seconds for which the store, and then the other end, are waited for at a time.
+    """
+
+    def __init__(
+        self, store: str, edge: int, rank: int, *, interface: str | None, timeout: float
+    ) -> None:
+        self._host, self._port = address(store)
+        self._edge, self._rank = edge, rank
+        self._interface = interface
+        self._timeout = min(timeout, 5.0)
+        self._client: TCPStore | None = None
+
+    def form(self, record: dict[str, Any], accept: Accept, closing: threading.Event) -> Any | None:
+        """Waits for the other end, and forms a group with it; None if told to close.
+
+        Raises:
+            RuntimeError: the store or the other end is gone; to be tried again.
+            SchemaError: one end refused the other.
+        """
+        try:
+            return self._form(record, accept, closing)
+        except SchemaError:
+            raise
+        except (RuntimeError, OSError, ValueError):
+            self._client = None  # a store that was started again wants new connections
+            raise
+
+    def _form(self, record: dict[str, Any], accept: Accept, closing: threading.Event) -> Any | None:
+        timeout = timedelta(seconds=self._timeout)
+        if self._client is None:
+            self._client = TCPStore(self._host, self._port, is_master=False, timeout=timeout)
+        client = self._client
+        mine, theirs = (f"edge{self._edge}/{rank}" for rank in (self._rank, 1 - self._rank))
+        own = {**record, "name": uuid.uuid4().hex, "seen": "", "refused": ""}
+        client.set(mine, json.dumps(own))
+        while not closing.wait(_POLL):
+            if not client.check([mine]):  # the store was started again
+                client.set(mine, json.dumps(own))
+            if not client.check([theirs]):
+                continue
+            other = json.loads(client.get(theirs))
+            if other["name"] != own["seen"]:
+                refusal = accept(other)
+                own |= {"seen": other["name"], "refused": refusal or ""}
+                client.set(mine, json.dumps(own))
+                if refusal:
+                    raise SchemaError(refusal)
+            if other["seen"] == own["name"]:
+                if other["refused"]:
+                    raise SchemaError(f"refused by the other end: {other['refused']}")
+                name, seen = own["name"], own["seen"]
+                names = (name, seen) if self._rank == 0 else (seen, name)
+                store = PrefixStore(f"edge{self._edge}/{names[0]}-{names[1]}", client)
+                return ProcessGroupGloo(store, self._rank, 2, self._options())  # pyright: ignore[reportCallIssue, reportArgumentType]
+        return None
+
+    def _options(self) -> Any:
+        options = ProcessGroupGloo._Options()  # pyright: ignore[reportAttributeAccessIssue]
+        if self._interface is not None:
+            device = ProcessGroupGloo.create_device(interface=self._interface)
+        else:
+            device = ProcessGroupGloo.create_device(hostname=self._own_address())
+        options._devices = [device]
+        options._timeout = timedelta(seconds=self._timeout)
+        return options
+
+    def _own_address(self) -> str:
+        """The address from which the store is reached."""
+        family, kind, _, _, where = socket.getaddrinfo(
+            self._host, self._port, type=socket.SOCK_DGRAM
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(where)  # sends nothing
+            return probe.getsockname()[0]

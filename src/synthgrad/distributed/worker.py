@@ -1,0 +1,297 @@
+"""The loop of a stage."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from synthgrad.distributed import saved
+from synthgrad.distributed.evaluation import Tally, frames
+from synthgrad.distributed.incoming import Incoming
+from synthgrad.distributed.learner import Learner
+from synthgrad.distributed.link import Frame
+from synthgrad.distributed.outgoing import Outgoing
+from synthgrad.distributed.place import Place
+from synthgrad.distributed.schema import Kind, Schema
+from synthgrad.distributed.status import Counters
+
+Batches = Callable[[int], tuple[Tensor, Tensor]]
+log = logging.getLogger("synthgrad.distributed")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the joined network is evaluated (:class:`synthgrad.distributed.Stage`)."""
+
+    batches: Callable[[], Iterable[tuple[Tensor, Tensor]]] | None
+    every: int
+    metric: Callable[[Any, Tensor], Tensor] | None
+    on_result: Callable[[int, dict[str, float]], None] | None
+
+
+class Worker:
+    """Does a stage's work, one frame after the other.
+
+    Args:
+        place: where the stage stands.
+        learner: what it computes.
+        batches: where the first stage's input comes from.
+        evaluation: how the joined network is evaluated.
+        before_step: called before each update.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        learner: Learner,
+        batches: Batches | None,
+        evaluation: Evaluation,
+        before_step: Callable[[int], None] | None,
+    ) -> None:
+        self.place, self.learner = place, learner
+        self.step = 0
+        self.state = "starting"
+        self.counters = Counters()
+        self.outgoing: Outgoing | None = None
+        self.incoming: Incoming | None = None
+        self.folder = place.options.stage_folder(place.index)
+        self._batches, self._before_step = batches, before_step
+        self._evaluation = evaluation
+        self._evaluated = 0
+        self._tally = Tally(evaluation.metric)
+        self._saved_at = time.monotonic()
+        self._final_generation = 0
+
+    def run(self, steps: int, *, resume: bool) -> None:
+        """Does everything; afterwards ``state`` is "finished" or "stopped"."""
+        place = self.place
+        schemas = self._restore() if resume else {}
+        self.learner.segment.train()
+        if place.index < place.stages - 1:
+            self.outgoing = Outgoing(place, self.learner, self.counters, schemas.get("above"))
+        if place.index:
+            self.incoming = Incoming(place, self.learner, self.counters, schemas.get("below"))
+        self._steps = steps
+        self.state = "training"
+        ended = self._loop()
+        self._save()
+        self.state = ended
+        if ended == "finished" and self.incoming is not None:
+            self.incoming.edge.send(Frame(Kind.DONE))
+
+    def stop(self) -> None:
+        """Asks :meth:`run` to end soon."""
+        if self.place.stop_at is None:
+            self.place.stop_at = time.monotonic() + self.place.options.timeout
+
+    def close(self) -> None:
+        """Says goodbye to the neighbours."""
+        for end in (self.incoming, self.outgoing):
+            if end is not None:
+                end.close()
+
+    def train(self, frame: Frame, synthetic: Tensor | None = None) -> None:
+        """One step on a message, on a batch, or on what stands for a message."""
+        if self._before_step is not None:
+            self._before_step(frame.step)
+        h, y = frame.tensors
+        h = h if synthetic is None else synthetic
+        if self.incoming is not None:
+            h = h.detach().requires_grad_()
+        started = time.monotonic()
+        output = self.learner.forward(h, y)
+        spent = time.monotonic() - started
+        outgoing = self.outgoing
+        # At once, if there is room: the next stage need not wait for our update.
+        message = Frame(Kind.TRAIN, frame.step, len(y))
+        if outgoing is not None:
+            message.tensors = (output.detach(), y)
+        offered = outgoing is not None and outgoing.offer(message)
+        started = time.monotonic()
+        loss, sent = self.learner.backward(output, y, keep=self.place.options.synchronous)
+        spent += time.monotonic() - started
+        self.counters.busy += spent
+        self.counters.updates += 1
+        self.step = frame.step + 1
+        if loss is not None:
+            self._tally.add_loss(loss)
+        if self.incoming is not None:
+            self.incoming.answer(frame, h.grad, h)
+        if outgoing is not None:
+            outgoing.took(spent)
+            if offered or outgoing.pass_up(message):
+                outgoing.expect(message, sent)
+                if self.place.options.synchronous:
+                    outgoing.await_target()
+
+    def evaluate(self, frame: Frame) -> bool:
+        """Passes a frame of an evaluation on, or counts it; says whether it got there."""
+        h, y = frame.tensors
+        output = self.learner.evaluate(h)
+        passed = True
+        if self.outgoing is not None:
+            if frame.final:
+                self._final_generation = self._final_generation or self._generation()
+            up = Frame(Kind.EVAL, frame.step, frame.rows, frame.last, frame.final, (output, y))
+            passed = self.outgoing.pass_up(up, must=frame.final)
+        else:
+            self._tally.add(output, y, frame.rows, frame.step)
+            if frame.last:
+                self._report(frame.step)
+        if self.incoming is not None:
+            self.incoming.answer(frame, None)
+        return passed
+
+    def _loop(self) -> str:
+        while True:
+            self._collect()
+            if self.folder and time.monotonic() > self._saved_at + self._save_every():
+                self._save()
+            ended = self._first() if self.incoming is None else self._later(self.incoming)
+            if ended == "stopped" and self.outgoing is not None:
+                self.outgoing.drain()
+            if ended:
+                return ended
+
+    def _first(self) -> str:
+        """One turn of the first stage."""
+        if self.place.stopping:
+            return "stopped"
+        if self.step >= self._steps:
+            return self._finish_first()
+        every = self._evaluation.every
+        if every and self.step % every == 0 and self.step > self._evaluated:
+            self._evaluated = self.step
+            for frame in self._evaluation_frames(final=False):
+                self.evaluate(frame)
+        self.train(Frame(Kind.TRAIN, self.step, tensors=self._batch(self.step)))
+        return ""
+
+    def _later(self, incoming: Incoming) -> str:
+        """One turn of any other stage."""
+        predicts = self.learner.inputs is not None and self.counters.updates < self._steps
+        if predicts:
+            if self.place.stopping:
+                return "stopped"
+            frame = incoming.poll()
+        else:
+            outgoing = self.outgoing
+            frame = incoming.next(self._collect, lambda: outgoing is not None and outgoing.waiting)
+            if frame is None:
+                return "stopped"
+        # What ends the run has to wait until this stage has made its own steps.
+        ends = frame is not None and (frame.final or frame.kind == Kind.END)
+        if predicts and (frame is None or ends):
+            if frame is not None:
+                incoming.edge.inbox.appendleft(frame)
+            self._train_on_prediction()
+        elif frame is not None and frame.kind == Kind.TRAIN:
+            self._train_on(frame, incoming)
+        elif frame is not None and frame.kind == Kind.EVAL:
+            self.evaluate(frame)
+        elif frame is not None and frame.kind == Kind.STOP and self.place.stopping:
+            return "stopped"
+        elif frame is not None and frame.kind == Kind.END:
+            return self._finish(incoming)
+        return ""
+
+    def _train_on(self, frame: Frame, incoming: Incoming) -> None:
+        if self.learner.inputs is None:
+            self.train(frame)
+            return
+        if self.counters.updates >= self._steps:
+            incoming.answer(frame, None)
+            return
+        x, y = self._batch(frame.step)
+        self.learner.fit_inputs(x, y, frame.tensors[0])
+        self.train(frame)
+
+    def _train_on_prediction(self) -> None:
+        x, y = self._batch(self.step)
+        predicted = self.learner.predict(x, y)
+        self.counters.synthetic_inputs += 1
+        self.train(Frame(Kind.TRAIN, self.step, tensors=(predicted, y)))
+
+    def _finish_first(self) -> str:
+        outgoing = self.outgoing
+        while True:
+            self._final_generation = 0
+            for frame in self._evaluation_frames(final=True):
+                self.evaluate(frame)
+            if outgoing is None:
+                return "finished"
+            if self._reached_the_end(outgoing):
+                return "finished"
+            if self.place.stopping:
+                return "stopped"
+
+    def _finish(self, incoming: Incoming) -> str:
+        outgoing = self.outgoing
+        if outgoing is None:
+            return "finished"
+        if self._reached_the_end(outgoing):
+            return "finished"
+        if not self.place.stopping:
+            # The next stage was lost before it was through; the one before sends the end again.
+            self._final_generation = 0
+            incoming.edge.reset()
+            self.place.pause(lambda: not incoming.edge.up)
+        return ""
+
+    def _reached_the_end(self, outgoing: Outgoing) -> bool:
+        """Says up that all has been sent, and waits until the stages above are through."""
+        whole = outgoing.pass_up(Frame(Kind.END, self.step), must=True)
+        whole = whole and self._final_generation in (0, self._generation())
+        return whole and outgoing.await_done()
+
+    def _generation(self) -> int:
+        edge = None if self.outgoing is None else self.outgoing.edge
+        return 0 if edge is None else edge.generation
+
+    def _collect(self) -> None:
+        if self.outgoing is not None:
+            self.outgoing.collect()
+
+    def _report(self, step: int) -> None:
+        values = self._tally.take()
+        self.counters.result = {"step": step, **values}
+        if self._evaluation.on_result is not None:
+            self._evaluation.on_result(step, values)
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        assert self._batches is not None
+        x, y = self._batches(step)
+        return x.to(self.learner.device), y.to(self.learner.device)
+
+    def _evaluation_frames(self, *, final: bool) -> Iterable[Frame]:
+        if self._evaluation.batches is None:
+            return ()
+        size = len(self._batch(self.step)[1])
+        return frames(self._evaluation.batches(), size, self.step, final=final)
+
+    def _save_every(self) -> float:
+        return self.place.options.checkpoint_every
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        ends = {"above": self.outgoing, "below": self.incoming}
+        schemas = {name: end.schema.to_json() for name, end in ends.items() if end and end.schema}
+        state = {"learner": self.learner.state_dict(), "step": self.step, "schemas": schemas}
+        saved.save(self.folder, self.step, state | {"counters": asdict(self.counters)})
+        self._saved_at = time.monotonic()
+
+    def _restore(self) -> dict[str, Schema]:
+        state = None if self.folder is None else saved.load(self.folder)
+        if state is None:
+            return {}
+        self.learner.load_state_dict(state["learner"])
+        self.step = self._evaluated = state["step"]
+        self.counters = Counters(**state["counters"])
+        log.info("going on at step %d", self.step)
+        return {name: Schema.from_json(text) for name, text in state["schemas"].items()}

@@ -1,0 +1,1 @@
+"""``synthgrad bench pipeline``: decoupled stages beside update-locked ones, over real delays."""

@@ -1,0 +1,1 @@
+"""The command line of decoupled pipelines: ``synthgrad launch``, ``stage`` and ``store``."""

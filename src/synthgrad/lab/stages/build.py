@@ -1,0 +1,141 @@
+"""From a recipe to one of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from synthgrad.decouple import CHILD, recouple
+from synthgrad.distributed import Stage
+from synthgrad.interface import Interface
+from synthgrad.lab.batches import Batches
+from synthgrad.lab.config import FeedForwardConfig
+from synthgrad.lab.data import DataSet
+from synthgrad.lab.errors import UsageError
+from synthgrad.lab.methods import put_in
+from synthgrad.lab.recipes import Recipe
+from synthgrad.lab.schedules import rate_factor
+from synthgrad.lab.stages.options import PipelineConfig
+from synthgrad.lab.steppers import Rate, adam, mean_loss
+
+
+def segments(
+    recipe: Recipe, config: FeedForwardConfig, pipeline: PipelineConfig, data: DataSet
+) -> tuple[list[nn.Sequential], list[Interface]]:
+    """The network that one process would train, cut into stages; its weights are the same.
+
+    Returns:
+        The segments, and the interfaces between them, which are in none.
+
+    Raises:
+        UsageError: there is no interface where the network is to be cut.
+    """
+    device = data.train_x.device
+    torch.manual_seed(config.seed)
+    model = recipe.network(config, data).to(device)
+    put_in(model, config, data.train_x[:2], data.classes, recipe.feedback_hidden)
+    cut: list[nn.Sequential] = []
+    between: list[Interface] = []
+    children = list(model.children())
+    first = len(children) - config.layers  # what has nothing to learn, such as nn.Flatten
+    ends = [first]
+    for layers in pipeline.layers_of(config):
+        ends.append(ends[-1] + layers)
+    for index, (start, end) in enumerate(pairwise(ends)):
+        cut.append(nn.Sequential(*children[start if index else 0 : end]))
+        if end == len(children):
+            break
+        interface = children[end - 1]._modules.get(CHILD)
+        if not isinstance(interface, Interface):
+            raise UsageError(
+                f"--interfaces: stage {index} ends behind layer {end - first}, which has none; got "
+                f"{config.interfaces!r}"
+            )
+        recouple(children[end - 1])
+        between.append(interface)
+    return cut, between
+
+
+def build(
+    recipe: Recipe,
+    config: FeedForwardConfig,
+    pipeline: PipelineConfig,
+    data: DataSet,
+    *,
+    index: int,
+    store: str,
+    out: Path,
+    on_result: Callable[[int, dict[str, float]], None],
+) -> Stage:
+    """One stage of a recipe's run.
+
+    Args:
+        recipe: the recipe.
+        config: its settings, settled.
+        pipeline: how it is cut.
+        data: the examples, on the device.
+        index: which stage.
+        store: where the stages meet.
+        out: the run folder.
+        on_result: what the last stage calls after an evaluation.
+
+    Raises:
+        UsageError: the settings do not fit.
+    """
+    if not 0 <= index < pipeline.stages:
+        raise UsageError(
+            f"--stage: {pipeline.stages} stages are 0 to {pipeline.stages - 1}, got {index}"
+        )
+    if config.batch_size > len(data.train_x):
+        raise UsageError(
+            f"--batch-size: {config.batch_size} is more than the {len(data.train_x)} training "
+            "examples"
+        )
+    cut, between = segments(recipe, config, pipeline, data)
+    last = index == pipeline.stages - 1
+    device = data.train_x.device
+    rates = Rate(config.learning_rate, device), Rate(config.feedback_learning_rate, device)
+    batches = Batches(data.train_x, data.train_y, config.batch_size, config.seed)
+
+    def before_step(step: int) -> None:
+        for rate in rates:
+            rate.set(rate_factor(step, config.iterations))
+
+    def evaluation() -> Any:
+        size = config.batch_size
+        return zip(data.test_x.split(size), data.test_y.split(size), strict=True)
+
+    full = config.unlock == "full" and index > 0
+    return Stage(
+        cut[index],
+        index=index,
+        stages=pipeline.stages,
+        store=store,
+        optimizer=partial(adam, rate=rates[0]),
+        feedback_optimizer=partial(adam, rate=rates[1]),
+        feedback=None if last else between[index].feedback,
+        inputs=between[index - 1].inputs if full else None,
+        loss_fn=_loss if last else None,
+        batches=batches.at,
+        before_step=before_step,
+        evaluation=evaluation,
+        evaluate_every=config.eval_every,
+        metric=_wrong,
+        on_result=on_result,
+        options=pipeline.options(recipe.name, config, out),
+    )
+
+
+def _loss(output: Tensor, y: Tensor) -> Tensor:
+    return mean_loss(y, output)
+
+
+def _wrong(output: Tensor, y: Tensor) -> Tensor:
+    """In percent."""
+    return 100.0 * (output.argmax(dim=1) != y)

@@ -1,0 +1,27 @@
+"""``synthgrad store``: where stages on several machines meet."""
+
+from __future__ import annotations
+
+import time
+
+from synthgrad.distributed import serve
+from synthgrad.lab.errors import UsageError
+from synthgrad.lab.signals import noted_signals
+
+
+def keep(port: int, host: str) -> None:
+    """Keeps a store open until SIGINT or SIGTERM.
+
+    Raises:
+        UsageError: it cannot listen there.
+    """
+    if not 0 <= port < 65536:
+        raise UsageError(f"--port: expected 0 to 65535, got {port}")
+    try:
+        kept = serve(port, host)
+    except ValueError as error:
+        raise UsageError(f"--port, --host: {error}") from None
+    with noted_signals() as stop:
+        print(f"the stages meet at {host}:{kept.port}", flush=True)
+        while not stop:
+            time.sleep(0.1)

@@ -1,0 +1,120 @@
+"""``synthgrad launch`` from end to end, with kills and stops, and what it refuses."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from synthgrad.lab import cli
+
+COMMAND = [sys.executable, "-m", "synthgrad.lab.cli", "launch", "digits-fcn", "--save-seconds", "1"]
+
+
+def _launch(out, *options):
+    return subprocess.Popen(
+        [*COMMAND, "--out", str(out), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def _status(out, index):
+    try:
+        return json.loads((out / f"stage-{index}" / "status.json").read_text())
+    except FileNotFoundError:
+        return {"updates": 0, "pid": 0}
+
+
+def _until(out, index, ready, seconds=120):
+    end = time.monotonic() + seconds
+    while not ready(status := _status(out, index)):
+        assert time.monotonic() < end, status
+        time.sleep(0.05)
+    return status
+
+
+@pytest.mark.timeout(400)
+def test_a_launch_survives_a_kill_stops_on_sigterm_and_goes_on(tmp_path):
+    out = tmp_path / "run"
+    options = ("--stages", "2", "--split", "1", "3", "--patience", "60", "--iterations")
+    running = _launch(out, *options, "200000")
+    try:
+        killed = _until(out, 1, lambda s: s["updates"] > 50)
+        os.kill(killed["pid"], signal.SIGKILL)
+        _until(out, 1, lambda s: s["pid"] != killed["pid"] and s["updates"] > killed["updates"])
+        running.send_signal(signal.SIGTERM)
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.terminate()
+        running.wait(60)
+    assert running.returncode == 130, said
+    assert "--resume goes on" in said
+    stopped = [_status(out, index) for index in range(2)]
+    assert [s["state"] for s in stopped] == ["stopped"] * 2
+    assert 0 < stopped[0]["step"] < 200_000
+
+    steps = str(max(s["step"] for s in stopped) + 200)  # enough to see that it goes on
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(config | {"iterations": int(steps)}))
+    again = _launch(out, *options, steps, "--resume")
+    try:
+        printed, said = again.communicate(timeout=120)
+    finally:
+        again.terminate()
+        again.wait(60)
+    assert again.returncode == 0, said
+    found = re.search(r"in 2 stages: test error ([\d.]+)%", printed)
+    assert found is not None, printed
+    assert float(found[1]) < 60  # the first stage went far without the other; 90 by chance
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["iterations"] == int(steps)
+    assert "going on at step" in (out / "stage-0" / "log.txt").read_text()
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["test_error"] == summary["metrics"]["test_error"]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "says"),
+    [
+        ("launch", ("--method", "backprop"), "--method"),
+        ("launch", ("--p-update", "0.5"), "--p-update"),
+        ("launch", ("--stages", "5"), "--stages"),
+        ("launch", ("--split", "1", "2"), "--split"),
+        ("launch", ("--split", "1", "2", "1"), "--split"),
+        ("launch", ("--interfaces", "1"), "--interfaces"),
+        ("launch", ("--window", "1000"), "--window"),
+        ("launch", ("--restarts", "-1"), "--restarts"),
+        ("stage", ("--stage", "0"), "--store"),
+        ("stage", (), "--stage"),
+        ("stage", ("--stage", "2", "--store", "127.0.0.1:1"), "--stage"),
+        ("stage", ("--stage", "1", "--store", "nowhere"), "host:port"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_what_stages_cannot_do_is_refused_by_name(capsys, tmp_path, command, arguments, says):
+    where = ("--out", str(tmp_path / "run"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "digits-fcn", *where, *arguments])
+    captured = capsys.readouterr()
+    assert ended.value.code in (1, 2)
+    assert says in captured.err + captured.out
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_the_store_says_where_it_is(tmp_path):
+    command = [sys.executable, "-m", "synthgrad.lab.cli", "store", "--port", "0"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert running.stdout is not None
+        assert re.fullmatch(r"the stages meet at 127.0.0.1:\d+\n", running.stdout.readline())
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(10) == 0
+    finally:
+        running.kill()
