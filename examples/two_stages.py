@@ -1,11 +1,13 @@
 """Two halves of a network in two processes; neither waits for the other's backward pass."""
 
+import sys
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import synthgrad as sg
-from synthgrad.distributed import Options, cut, train
+from synthgrad.distributed import cut, train
 
 
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,7 +48,6 @@ def main(steps: int = 3000) -> float:
         steps=steps,
         evaluation=unseen,
         metric=errors,
-        options=Options(window=4),
     )
     for stage in trained.status:
         print(f"stage {stage['stage']}: {stage['updates']} updates, {stage['targets']} targets")
@@ -55,4 +56,4 @@ def main(steps: int = 3000) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))

@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,16 @@ def _load(name):
 )
 def test_the_example_learns(name, steps, chance):
     assert _load(name).main(steps) < chance / 3
+
+
+def test_two_stages_learn_in_processes_of_their_own():
+    example = ROOT / "examples" / "two_stages.py"
+    ran = subprocess.run(
+        [sys.executable, str(example), "1200"], capture_output=True, text=True, timeout=120
+    )
+    found = re.search(r"test error ([\d.]+)%", ran.stdout)
+    assert found is not None, ran.stderr
+    assert float(found[1]) < 75 / 3
 
 
 def test_the_readmes_code_runs():

@@ -166,6 +166,7 @@ SEQUENCE_RECIPES = {
             EpisodeConfig(),
             Task(repeats=False),
             {"samples": 3_000_000, "characters": 2, "units": 128},
+            {"bptt": {"learning_rate": 2e-3}},
             sizes=_COPYING,
         ),
         SequenceRecipe(
