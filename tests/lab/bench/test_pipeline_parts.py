@@ -27,6 +27,7 @@ def test_rate(tmp_path):
     assert names == [
         "stage 0 alone",
         "stage 1 alone",
+        "both at once, unconnected",
         "decoupled",
         "1F1B, 4 microbatches",
         "1F1B, 8 microbatches",

@@ -184,7 +184,7 @@ SEQUENCE_RECIPES = {
             "ptb",
             TextConfig(),
             None,
-            {"samples": 3_000_000},
+            {"samples": 1_500_000, "units": 128},
             sizes={"units": 1024},
         ),
     )

@@ -21,6 +21,9 @@ def measure_rate(runner: Runner, sizes: Sizes) -> Findings:
         for stage in range(2):
             outcome = runner.alone(place, work, 2, steps, stage)
             times.add_pipeline(f"stage {stage} alone", [outcome], warm)
+        # What the machine itself costs: two cores at work slow each other.
+        both = runner.pipeline(place, "alone", work, 2, steps)
+        times.add_pipeline("both at once, unconnected", both, warm)
         times.add_pipeline(OURS, runner.pipeline(place, "ours", work, 2, steps), warm)
         for name, role in LOCKED:
             for count in MICROBATCHES:

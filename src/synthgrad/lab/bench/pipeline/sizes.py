@@ -8,7 +8,7 @@ from pathlib import Path
 from synthgrad.lab.bench.pipeline.work import Work
 
 _WIDE = Work(kind="wide")
-_SLEEPING = Work(kind="sleep", sleep=0.05, batch=32, message=64)
+_SLEEPING = Work(kind="sleep", sleep=0.1, batch=32, message=64)
 _MNIST = Work(kind="mnist", iterations=5000)
 # Long enough for 20 kills with seconds of training between them.
 _SLOWED = replace(_MNIST, pace=0.03, iterations=10_000)
@@ -54,7 +54,7 @@ class Sizes:
     delays: tuple[float, ...] = (0.025, 0.1)
     counts: tuple[int, ...] = (2, 4, 8, 16)
     sleeping: Work = _SLEEPING
-    sleep_steps: int = 60
+    sleep_steps: int = 40
     learning: Work = _MNIST
     evaluate_every: int = 250
     learning_stages: tuple[int, ...] = (2, 4)
