@@ -45,8 +45,9 @@ def _segment(index, stages):
     return nn.Sequential(nn.Linear(width, 16), nn.BatchNorm1d(16), nn.ReLU())
 
 
-def work(index, stages, port, steps, seconds, options):
-    """One stage; each step takes at least so many seconds."""
+def work(index, stages, port, steps, seconds, first, options):
+    """One stage; each step takes at least so many seconds, and the first of the last so many."""
+    waits = iter([first if index == stages - 1 else seconds])
     torch.set_num_threads(1)
     where = options.stage_folder(index)
     where.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ def work(index, stages, port, steps, seconds, options):
         batches=batches if index == 0 else None,
         evaluation=unseen,
         metric=errors,
-        before_step=lambda _: time.sleep(seconds),
+        before_step=lambda _: time.sleep(next(waits, seconds)),
         options=options,
     )
     signal.signal(signal.SIGTERM, lambda *_: stage.stop())
@@ -79,8 +80,9 @@ def _store(port, ready):
 class Pipeline:
     """Stages as processes, and the store as another."""
 
-    def __init__(self, folder, stages, steps, *, seconds=0.01, **settings):
-        self.folder, self.stages, self.steps, self.seconds = Path(folder), stages, steps, seconds
+    def __init__(self, folder, stages, steps, *, seconds=0.01, first=0.01, **settings):
+        self.folder, self.stages, self.steps = Path(folder), stages, steps
+        self.seconds, self.first = seconds, first
         given: dict[str, Any] = {"timeout": 3.0, "patience": 30.0, "checkpoint_every": 0.3}
         self.options = Options(**(given | settings), folder=self.folder)
         self.port = 0
@@ -94,7 +96,8 @@ class Pipeline:
         self.port = ready.get(timeout=30)
 
     def _start(self, index):
-        arguments = (index, self.stages, self.port, self.steps, self.seconds, self.options)
+        times = self.seconds, self.first
+        arguments = (index, self.stages, self.port, self.steps, *times, self.options)
         process = context.Process(target=work, args=arguments, daemon=True)
         process.start()
         return process

@@ -147,3 +147,18 @@ def test_a_damaged_checkpoint_costs_some_steps(tmp_path):
         _, second = stages.join()
     assert f"going on at step {older}" in stages.log(1)
     assert second["step"] == 300
+
+
+def test_a_successor_that_is_slow_to_begin_anew_is_not_waited_for(tmp_path):
+    with pipeline(tmp_path, 2, 400, first=1.5, timeout=10.0) as stages:
+        stages.until(1, lambda s: s["updates"] > 30)
+        stages.send(1, signal.SIGKILL)
+        stages.until(0, lambda s: s["dropped"] > 0)
+        stages.again(1)
+        before = stages.until(0, lambda s: s["generation_above"] == 2)
+        time.sleep(1.0)
+        after = stages.status(0)
+        assert after["updates"] > before["updates"] + 30  # its window was full after 8
+        first, second = stages.join()
+    assert first["waited_for_window"] < before["waited_for_window"] + 1.0
+    assert second["step"] == 400

@@ -13,6 +13,7 @@ from torch import nn
 import synthgrad as sg
 from synthgrad.distributed import Options, cut, saved
 from synthgrad.distributed.cut import even
+from synthgrad.distributed.evaluation import Tally, frames
 from synthgrad.distributed.learner import Learner
 from synthgrad.distributed.schema import Layout, Schema, SchemaError
 from synthgrad.distributed.store import Meeting, serve
@@ -211,3 +212,53 @@ def test_a_record_that_a_dead_process_left_is_never_answered():
     for thread in (upper, lower):
         thread.join(10)
     assert [group.size() for group in found[1:]] == [2, 2]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_end_that_is_refused_hears_it_and_a_dead_one_is_not_asked(rank):
+    store = serve()
+    name = f"127.0.0.1:{store.port}"
+    found = []
+
+    def meet(rank, closing, record, refuses):
+        def accept(other):
+            return f"no {other['who']}" if other["who"] in refuses else None
+
+        meeting = Meeting(name, 0, rank, interface=None, timeout=5.0)
+        try:
+            found.append(meeting.form({"who": record}, accept, closing))
+        except SchemaError as error:
+            found.append(str(error))
+
+    closing = threading.Event()
+    dead = threading.Thread(target=meet, args=(1 - rank, closing, "dead", ()))
+    dead.start()
+    dead.join(0.3)
+    closing.set()
+    dead.join(5)
+    for other in ("right", "wrong"):
+        found.clear()
+        jobs = [(rank, "this", ("dead", "wrong")), (1 - rank, other, ())]
+        threads = [
+            threading.Thread(target=meet, args=(r, threading.Event(), who, refuses))
+            for r, who, refuses in jobs
+        ]
+        for thread in threads:
+            thread.start()
+            thread.join(0.2)  # the first meets what the last round left
+        for thread in threads:
+            thread.join(10)
+        if other == "right":
+            assert [group.size() for group in found] == [2, 2]
+        else:
+            assert set(found) == {"no wrong", "refused by the other end: no wrong"}
+
+
+def test_an_evaluation_that_is_sent_again_counts_once():
+    tally = Tally(lambda output, y: output)
+    batches = [(torch.full((4,), float(i)), torch.zeros(4)) for i in range(3)]
+    for end in (2, 3):  # the first time the last frame is lost
+        for frame in list(frames(batches, 4, 7, final=True))[:end]:
+            output, y = frame.tensors
+            tally.add(output, y, frame)
+    assert tally.take() == {"metric": 1.0, "examples": 12}

@@ -26,8 +26,9 @@ class Edge:
         meeting: brings the ends together.
         rank: 0 for the lower end, which sends messages; 1 for the upper one.
         options: the run's.
-        schema: what goes over it: for the lower end, its own.
-        accept: for the upper end: takes the lower end's schema, or raises SchemaError.
+        schema: what goes over it: for the lower end, its own; for the upper one, what did before.
+        accept: for the upper end: compares the lower end's schema with what went over it before,
+            if anything did; raises SchemaError.
         wants_message: for the upper end: whether its targets travel with the message they are for.
         changed: notified whenever anything happens.
 
@@ -46,7 +47,7 @@ class Edge:
         changed: threading.Condition,
         *,
         schema: Schema | None = None,
-        accept: Callable[[Schema], None] | None = None,
+        accept: Callable[[Schema, Schema | None], None] | None = None,
         wants_message: bool = False,
     ) -> None:
         self.name = name
@@ -80,6 +81,12 @@ class Edge:
         return 0 if link is None else link.in_flight
 
     @property
+    def warm(self) -> bool:
+        """Whether the other end, where it has come back, has used something since."""
+        link = self._link
+        return self.generation == 1 or (link is not None and link.answered)
+
+    @property
     def round_trip(self) -> float | None:
         """Seconds, as measured last; None before."""
         link = self._link
@@ -87,10 +94,16 @@ class Edge:
             self._trip = link.round_trip or self._trip
         return self._trip
 
-    def send(self, frame: Frame) -> bool:
-        """Sends a frame, if the other end is there; says whether it was."""
+    def send(self, frame: Frame, *, answers: Frame | None = None) -> bool:
+        """Sends a frame, if the other end is there; says whether it was.
+
+        Args:
+            frame: the frame.
+            answers: what came, to which this is the answer. Once the edge has been formed anew, it
+                has none: the other end may be another process, which counts from an earlier step.
+        """
         link = self._link
-        if link is None:
+        if link is None or (answers is not None and answers.link not in (None, link)):
             return False
         try:
             link.send(frame)
@@ -133,7 +146,7 @@ class Edge:
                     self.problem = SchemaError(f"edge to {self.name}: {error}")
                     self._changed.notify_all()
                 return
-            except (RuntimeError, OSError, ValueError) as error:
+            except (RuntimeError, OSError, ValueError, LookupError, TypeError) as error:
                 log.debug("edge to %s: %s", self.name, str(error).split("\n")[0])
                 self._closing.wait(0.1)
                 continue
@@ -150,15 +163,19 @@ class Edge:
             self._listen(link)
 
     def _form(self) -> Link | None:
+        # Settled when the group is there: until then it may be the word of a dead process.
+        agreed, wanted = self.schema, self.wants_message
+
         def accept(other: dict[str, Any]) -> str | None:
+            nonlocal agreed, wanted
             if self._rank == 0:
-                self.wants_message = other["wants_message"]
+                wanted = other["wants_message"]
                 return None
             try:
                 schema = Schema.from_json(other["schema"])
                 assert self._accept is not None
-                self._accept(schema)
-                self.schema = schema
+                self._accept(schema, self.schema)
+                agreed = schema
             except SchemaError as error:
                 return str(error)
             return None
@@ -170,7 +187,8 @@ class Edge:
         group = self._meeting.form(record, accept, self._closing)
         if group is None:
             return None
-        assert self.schema is not None
+        assert agreed is not None
+        self.schema, self.wants_message = agreed, wanted
         message, target = self.schema.message(), self.schema.target(self.wants_message)
         outgoing, incoming = (message, target) if self._rank == 0 else (target, message)
         return Link(

@@ -30,6 +30,7 @@ def frames(
         ShapeError: a batch is empty or larger than those of training.
     """
     held: Frame | None = None
+    first = True
     for x, y in batches:
         rows = len(x)
         if not 0 < rows <= size:
@@ -41,7 +42,8 @@ def frames(
             y = torch.cat([y, y[:1].expand(size - rows, *y.shape[1:])])
         if held is not None:
             yield held
-        held = Frame(Kind.EVAL, step, rows, final=final, tensors=(x, y))
+        held = Frame(Kind.EVAL, step, rows, first=first, final=final, tensors=(x, y))
+        first = False
     if held is not None:
         held.last = True
         yield held
@@ -64,9 +66,10 @@ class Tally:
         self._loss += loss.item()
         self._losses += 1
 
-    def add(self, output: Any, y: Tensor, rows: int, step: int) -> None:
-        """Counts the first ``rows`` examples of a batch of the evaluation at ``step``."""
-        if step != self._step:  # the last one was cut short
+    def add(self, output: Any, y: Tensor, frame: Frame) -> None:
+        """Counts what a frame of an evaluation, whose output and labels these are, holds."""
+        rows, step = frame.rows, frame.step
+        if frame.first or step != self._step:  # the last one was cut short, or is sent again
             self._total, self._rows, self._step = 0.0, 0, step
         if self._metric is not None:
             self._total += self._metric(output, y)[:rows].sum().item()

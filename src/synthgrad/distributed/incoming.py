@@ -31,14 +31,12 @@ class Incoming:
 
     Attributes:
         edge: to the stage below.
-        schema: what comes in; None before the first meeting.
     """
 
     def __init__(
         self, place: Place, learner: Learner, counters: Counters, schema: Schema | None
     ) -> None:
         self.place, self.learner, self.counters = place, learner, counters
-        self.schema = schema
         options = place.options
         meeting = Meeting(
             place.store, place.index - 1, 1, interface=options.interface, timeout=options.timeout
@@ -49,9 +47,15 @@ class Incoming:
             1,
             options,
             place.changed,
+            schema=schema,
             accept=self._accept,
             wants_message=learner.inputs is not None,
         )
+
+    @property
+    def schema(self) -> Schema | None:
+        """What comes in; None before the first meeting."""
+        return self.edge.schema
 
     @property
     def name(self) -> str:
@@ -129,13 +133,14 @@ class Incoming:
         if self.edge.wants_message:
             message, y = frame.tensors
             tensors = (delta, (message if h is None else h).detach(), y)
-        self.edge.send(Frame(Kind.TARGET, frame.step, len(delta), tensors=tensors))
+        target = Frame(Kind.TARGET, frame.step, len(delta), tensors=tensors)
+        self.edge.send(target, answers=frame)
 
     def close(self) -> None:
         """Says goodbye."""
         self.edge.close()
 
-    def _accept(self, schema: Schema) -> None:
+    def _accept(self, schema: Schema, known: Schema | None) -> None:
         """Compares what the stage below says with what this one needs; in the edge's thread.
 
         Raises:
@@ -149,7 +154,6 @@ class Incoming:
             "target_every": schema.target_every and options.target_every,
             "wire": schema.dtype if wire is None else dtype_name(wire),
         }
-        known = self.schema
         if known is not None:
             names = ("shape", "dtype", "label_shape", "label_dtype")
             expected |= {name: getattr(known, name) for name in names}
@@ -167,4 +171,3 @@ class Incoming:
                     f"the segment of stage {self.place.index} cannot take messages "
                     f"{schema.shape} of {schema.dtype}: {reason}"
                 ) from None
-        self.schema = schema

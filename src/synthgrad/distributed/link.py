@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -12,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synthgrad.distributed.schema import Kind, Layout, Room
+from synthgrad.distributed.schema import Kind, Layout
 
 _CONTROL, _DATA = 0, 1  # tags
-_FIELDS = 10
+_FIELDS = struct.Struct("10q")
 
 
 class LinkLost(Exception):
@@ -30,7 +32,8 @@ class Frame:
         kind: what it is.
         step: which batch it belongs to.
         rows: examples in it that count; the others fill it up.
-        last: whether it is the last of its evaluation.
+        first: whether it is the first of its evaluation.
+        last: whether it is the last.
         final: whether it belongs to the evaluation that ends the run.
         tensors: its contents.
         link: which it came over.
@@ -39,6 +42,7 @@ class Frame:
     kind: Kind
     step: int = 0
     rows: int = 0
+    first: bool = False
     last: bool = False
     final: bool = False
     tensors: tuple[Tensor, ...] = ()
@@ -77,12 +81,11 @@ class Link:
         self._timeout = timedelta(seconds=timeout)
         self._lock = threading.Lock()
         room = capacity + 2
-        self._outgoing = _Sent(outgoing, room)
+        self._outgoing = _Sent(outgoing.room, room)
         # Signs of life and answers come in between.
-        control = Layout([((_FIELDS,), "int64")])
-        self._outgoing_control = _Sent(control, 2 * room + 64)
-        self._incoming = _Posted(group, peer, incoming, room, _DATA)
-        self._incoming_control = _Posted(group, peer, control, 2 * room + 64, _CONTROL)
+        self._outgoing_control = _Sent(_Control, 2 * room + 64)
+        self._incoming = _Posted(group, peer, incoming.room, room, _DATA)
+        self._incoming_control = _Posted(group, peer, _Control, 2 * room + 64, _CONTROL)
         self._sequence = 0
         self._used = 0  # frames with contents that this end has used
         self._acknowledged = 0  # those of its own that the other has
@@ -94,6 +97,11 @@ class Link:
     def in_flight(self) -> int:
         """Frames with contents that were sent and that the other end has not used yet."""
         return self._sequence - self._acknowledged
+
+    @property
+    def answered(self) -> bool:
+        """Whether the other end has used anything yet."""
+        return self._acknowledged > 0
 
     @property
     def round_trip(self) -> float | None:
@@ -130,7 +138,7 @@ class Link:
         """
         try:
             with self._incoming_control.next(self._timeout) as room:
-                kind, step, rows, flags, acknowledged, check, *times = room.views[0].tolist()
+                kind, step, rows, flags, acknowledged, check, *times = _FIELDS.unpack(room.memory)
             if check != self._check:
                 raise LinkLost(f"a frame carries the number {check}, expected {self._check}")
             self._acknowledged = max(self._acknowledged, acknowledged)
@@ -142,15 +150,16 @@ class Link:
                     tensors = tuple(view.clone() for view in room.views)
         except RuntimeError as error:
             raise LinkLost(_first_line(error)) from None
-        return Frame(Kind(kind), step, rows, bool(flags & 1), bool(flags & 2), tensors)
+        first, last, final = (bool(flags & bit) for bit in (4, 1, 2))
+        return Frame(Kind(kind), step, rows, first, last, final, tensors)
 
     def _send(self, frame: Frame) -> None:
         now = time.monotonic_ns()
         sent_there, came_here = self._heard or (0, now)
-        flags = frame.last | frame.final << 1
+        flags = frame.last | frame.final << 1 | frame.first << 2
         values = [frame.kind, frame.step, frame.rows, flags, self._used, self._check]
         with self._outgoing_control.next(self._timeout) as control:
-            control.views[0].copy_(torch.tensor([*values, now, sent_there, now - came_here, 0]))
+            _FIELDS.pack_into(control.memory, 0, *values, now, sent_there, now - came_here, 0)
             self._outgoing_control.keep(
                 self._group.send([control.buffer], self._peer, _CONTROL), control
             )
@@ -168,12 +177,20 @@ class Link:
             self._trips.append((now - echoed - held) / 1e9)
 
 
+class _Control:
+    """One control message's buffer, as a tensor and as bytes: a tensor is slow to fill."""
+
+    def __init__(self) -> None:
+        self.memory = bytearray(_FIELDS.size)
+        self.buffer = torch.frombuffer(self.memory, dtype=torch.uint8)
+
+
 class _Sent:
     """Buffers for what is being sent, used in turn."""
 
-    def __init__(self, layout: Layout, count: int) -> None:
-        self._free = [layout.room() for _ in range(count)]
-        self._busy: deque[tuple[Any, Room]] = deque()
+    def __init__(self, make: Callable[[], Any], count: int) -> None:
+        self._free = [make() for _ in range(count)]
+        self._busy: deque[tuple[Any, Any]] = deque()
 
     def next(self, timeout: timedelta) -> _Use:
         if not self._free:
@@ -182,18 +199,20 @@ class _Sent:
             self._free.append(room)
         return _Use(self._free.pop())
 
-    def keep(self, work: Any, room: Room) -> None:
+    def keep(self, work: Any, room: Any) -> None:
         self._busy.append((work, room))
 
 
 class _Posted:
     """Receives that are posted ahead, waited for in turn, and posted again once read."""
 
-    def __init__(self, group: Any, peer: int, layout: Layout, count: int, tag: int) -> None:
+    def __init__(
+        self, group: Any, peer: int, make: Callable[[], Any], count: int, tag: int
+    ) -> None:
         self._group, self._peer, self._tag = group, peer, tag
-        self._waiting: deque[tuple[Any, Room]] = deque()
+        self._waiting: deque[tuple[Any, Any]] = deque()
         for _ in range(count):
-            self._post(layout.room())
+            self._post(make())
 
     def next(self, timeout: timedelta) -> _Use:
         work, room = self._waiting[0]
@@ -201,17 +220,17 @@ class _Posted:
         self._waiting.popleft()
         return _Use(room, self._post)
 
-    def _post(self, room: Room) -> None:
+    def _post(self, room: Any) -> None:
         self._waiting.append((self._group.recv([room.buffer], self._peer, self._tag), room))
 
 
 class _Use:
     """A buffer while it is read or written."""
 
-    def __init__(self, room: Room, after: Any = None) -> None:
+    def __init__(self, room: Any, after: Any = None) -> None:
         self._room, self._after = room, after
 
-    def __enter__(self) -> Room:
+    def __enter__(self) -> Any:
         return self._room
 
     def __exit__(self, kind: Any, *_: Any) -> None:

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from synthgrad.distributed.edge import Edge
@@ -14,13 +13,15 @@ from synthgrad.distributed.learner import Learner, Sent
 from synthgrad.distributed.link import Frame
 from synthgrad.distributed.patience import Patience
 from synthgrad.distributed.place import PeerError, Place
-from synthgrad.distributed.schema import Kind, Schema, dtype_name
+from synthgrad.distributed.schema import Kind, Schema, dtype_name, named_dtype
 from synthgrad.distributed.status import Counters
 from synthgrad.distributed.store import Meeting
 from synthgrad.distributed.window import Window
 from synthgrad.errors import ShapeError
 
 log = logging.getLogger("synthgrad.distributed")
+_BRIEFLY = 0.5
+"""Seconds for which a restarted stage waits for the next one, if that is gone as well."""
 
 
 class Outgoing:
@@ -31,6 +32,7 @@ class Outgoing:
         learner: holds the feedback model.
         counters: the stage's.
         schema: what goes up, where it is known from a checkpoint; else the first message says it.
+        restarted: whether this process was started again while the others ran on.
 
     Attributes:
         edge: None until it is known what goes over it.
@@ -39,14 +41,23 @@ class Outgoing:
     """
 
     def __init__(
-        self, place: Place, learner: Learner, counters: Counters, schema: Schema | None
+        self,
+        place: Place,
+        learner: Learner,
+        counters: Counters,
+        schema: Schema | None,
+        *,
+        restarted: bool,
     ) -> None:
         self.place, self.learner, self.counters = place, learner, counters
         self.edge: Edge | None = None
         self.done = False
         self.schema: Schema | None = None
-        # At the very beginning the others are waited for; later they may be gone.
-        self._patience = Patience(self.name, place, cold=schema is None)
+        # When all begin together, the others are waited for; else they are there, or gone.
+        first_wait = place.options.patience if schema is None else place.options.timeout
+        if restarted and schema is not None:
+            first_wait = min(first_wait, _BRIEFLY)
+        self._patience = Patience(self.name, place, first_wait=first_wait)
         self._sent: dict[int, Sent] = {}
         self._generation = 0
         self._window = Window(place.options)
@@ -153,7 +164,7 @@ class Outgoing:
         if edge is None or not edge.send(Frame(Kind.STOP)):
             return
         while edge.up and (edge.in_flight or self._sent) and not self.place.out_of_time:
-            self._pause(lambda: not edge.up or not edge.in_flight)
+            self._pause(lambda: not edge.up or not (edge.in_flight or self._sent))
             self.collect()
 
     def await_done(self) -> bool:
@@ -207,7 +218,8 @@ class Outgoing:
         if self.edge is None:
             return self._open(found)
         assert self.schema is not None
-        if wrong := found.differences(self.schema):
+        if found != self.schema:
+            wrong = found.differences(self.schema)
             raise ShapeError(f"the message to {self.name} at step {frame.step}: {wrong}")
         return self.edge
 
@@ -266,7 +278,8 @@ class Outgoing:
         delta, *rest = frame.tensors
         if rest:
             h, y = rest
-            sent: Sent | None = Sent(h.to(self._dtype()), y, -1, None)
+            assert self.schema is not None
+            sent: Sent | None = Sent(h.to(named_dtype(self.schema.dtype)), y, -1, None)
         else:
             sent = self._sent.pop(frame.step, None)
         if sent is None:
@@ -278,10 +291,6 @@ class Outgoing:
         self.counters.busy += time.monotonic() - started
         self.counters.targets += 1
         self.counters.target_age += max(0, self._last - frame.step)
-
-    def _dtype(self) -> torch.dtype:
-        assert self.schema is not None
-        return getattr(torch, self.schema.dtype)
 
 
 def _kind(h: object) -> str:

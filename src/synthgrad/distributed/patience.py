@@ -16,16 +16,16 @@ class Patience:
     Args:
         name: of the stage above.
         place: of this one.
-        cold: whether this is the beginning of the run, when all are still to come.
+        first_wait: seconds for which it is waited for at the start of this process.
 
     Attributes:
         stalled: whether the stage above was waited for in vain.
         dropped: messages since the last one that was sent.
     """
 
-    def __init__(self, name: str, place: Place, *, cold: bool) -> None:
+    def __init__(self, name: str, place: Place, *, first_wait: float) -> None:
         self._name, self._place = name, place
-        self._first_wait = place.options.patience if cold else place.options.timeout
+        self._first_wait = first_wait
         self.stalled = False
         self.dropped = 0
 
@@ -42,7 +42,8 @@ class Patience:
             self._first_wait = 0.0
             log.warning("%s does not come; going on without it until it does", self._name)
             return False
-        if not edge.up:
+        # One that came back is waited for once it has used something: its first step takes long.
+        if not edge.up or (self._place.options.alone is None and not edge.warm):
             return self._alone(waited)
         if self.stalled:
             return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
@@ -20,6 +21,8 @@ Accept = Callable[[dict[str, Any]], str | None]
 """Looks at the other end's record; returns why it is refused, or None."""
 
 _POLL = 0.01
+_SLOW_POLL = 0.1
+"""Seconds between looks at the store, once the other end has been away for a while."""
 
 
 def serve(port: int = 0, host: str = "127.0.0.1") -> TCPStore:
@@ -115,19 +118,20 @@ class Meeting:
         mine, theirs = (f"edge{self._edge}/{rank}" for rank in (self._rank, 1 - self._rank))
         own = {**record, "name": uuid.uuid4().hex, "seen": "", "refused": ""}
         client.set(mine, json.dumps(own))
-        while not closing.wait(_POLL):
-            if not client.check([mine]):  # the store was started again
-                client.set(mine, json.dumps(own))
-            if not client.check([theirs]):
+        soon = time.monotonic() + 10.0
+        while not closing.wait(_POLL if time.monotonic() < soon else _SLOW_POLL):
+            if not client.check([mine, theirs]):
+                if not client.check([mine]):  # the store was started again
+                    client.set(mine, json.dumps(own))
                 continue
             other = json.loads(client.get(theirs))
             if other["name"] != own["seen"]:
                 refusal = accept(other)
                 own |= {"seen": other["name"], "refused": refusal or ""}
                 client.set(mine, json.dumps(own))
-                if refusal:
-                    raise SchemaError(refusal)
-            if other["seen"] == own["name"]:
+            if other["seen"] == own["name"]:  # it lives: only now does it count what it says
+                if own["refused"]:
+                    raise SchemaError(own["refused"])
                 if other["refused"]:
                     raise SchemaError(f"refused by the other end: {other['refused']}")
                 name, seen = own["name"], own["seen"]

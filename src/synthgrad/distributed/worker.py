@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -64,22 +64,27 @@ class Worker:
         self._evaluation = evaluation
         self._evaluated = 0
         self._tally = Tally(evaluation.metric)
-        self._saved_at = time.monotonic()
+        self._save_at = time.monotonic() + place.options.checkpoint_every
         self._final_generation = 0
+        self._killed = False
 
     def run(self, steps: int, *, resume: bool) -> None:
         """Does everything; afterwards ``state`` is "finished" or "stopped"."""
         place = self.place
         schemas = self._restore() if resume else {}
+        if not resume and self.folder is not None and any(self.folder.glob("step-*.pt")):
+            self._save()  # or else a restart might go on with the run that was here before
         self.learner.segment.train()
         if place.index < place.stages - 1:
-            self.outgoing = Outgoing(place, self.learner, self.counters, schemas.get("above"))
+            self.outgoing = Outgoing(
+                place, self.learner, self.counters, schemas.get("above"), restarted=self._killed
+            )
         if place.index:
             self.incoming = Incoming(place, self.learner, self.counters, schemas.get("below"))
         self._steps = steps
         self.state = "training"
         ended = self._loop()
-        self._save()
+        self._save(ended=True)
         self.state = ended
         if ended == "finished" and self.incoming is not None:
             self.incoming.edge.send(Frame(Kind.DONE))
@@ -137,10 +142,10 @@ class Worker:
         if self.outgoing is not None:
             if frame.final:
                 self._final_generation = self._final_generation or self._generation()
-            up = Frame(Kind.EVAL, frame.step, frame.rows, frame.last, frame.final, (output, y))
+            up = replace(frame, tensors=(output, y), link=None)
             passed = self.outgoing.pass_up(up, must=frame.final)
         else:
-            self._tally.add(output, y, frame.rows, frame.step)
+            self._tally.add(output, y, frame)
             if frame.last:
                 self._report(frame.step)
         if self.incoming is not None:
@@ -150,7 +155,7 @@ class Worker:
     def _loop(self) -> str:
         while True:
             self._collect()
-            if self.folder and time.monotonic() > self._saved_at + self._save_every():
+            if self.folder and time.monotonic() > self._save_at:
                 self._save()
             ended = self._first() if self.incoming is None else self._later(self.incoming)
             if ended == "stopped" and self.outgoing is not None:
@@ -232,9 +237,7 @@ class Worker:
 
     def _finish(self, incoming: Incoming) -> str:
         outgoing = self.outgoing
-        if outgoing is None:
-            return "finished"
-        if self._reached_the_end(outgoing):
+        if outgoing is None or self._reached_the_end(outgoing):
             return "finished"
         if not self.place.stopping:
             # The next stage was lost before it was through; the one before sends the end again.
@@ -274,24 +277,23 @@ class Worker:
         size = len(self._batch(self.step)[1])
         return frames(self._evaluation.batches(), size, self.step, final=final)
 
-    def _save_every(self) -> float:
-        return self.place.options.checkpoint_every
-
-    def _save(self) -> None:
+    def _save(self, *, ended: bool = False) -> None:
         if self.folder is None:
             return
         ends = {"above": self.outgoing, "below": self.incoming}
         schemas = {name: end.schema.to_json() for name, end in ends.items() if end and end.schema}
         state = {"learner": self.learner.state_dict(), "step": self.step, "schemas": schemas}
-        saved.save(self.folder, self.step, state | {"counters": asdict(self.counters)})
-        self._saved_at = time.monotonic()
+        state |= {"counters": asdict(self.counters), "evaluated": self._evaluated, "ended": ended}
+        saved.save(self.folder, self.step, state)
+        self._save_at = time.monotonic() + self.place.options.checkpoint_every
 
     def _restore(self) -> dict[str, Schema]:
         state = None if self.folder is None else saved.load(self.folder)
         if state is None:
             return {}
         self.learner.load_state_dict(state["learner"])
-        self.step = self._evaluated = state["step"]
+        self.step, self._evaluated = state["step"], state["evaluated"]
+        self._killed = not state["ended"]
         self.counters = Counters(**state["counters"])
         log.info("going on at step %d", self.step)
         return {name: Schema.from_json(text) for name, text in state["schemas"].items()}
