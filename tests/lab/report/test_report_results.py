@@ -19,7 +19,7 @@ def test_seeds_are_aggregated(make_run):
     assert found.metrics == ("Test error, %",)
     # (1 + 2 + 4.5) / 3, and the square root of ((1.5² + 0.5² + 2²) / 2).
     assert row.values == ("2.50 ± 1.80",)
-    assert (row.layers, row.method, row.seeds) == ("4", "cdni", "3")
+    assert (row.size, row.method, row.seeds) == ("4", "cdni", "3")
     assert (row.iterations, row.seconds, row.paper) == ("3,500", "41.5", "1.9")
     assert (row.settings, row.unfinished) == ("", "")
 
@@ -152,3 +152,13 @@ def test_numbers_have_as_many_digits_as_they_deserve():
 )
 def test_table_1_stands_beside_its_own_unroll(recipe, method, unroll, expected):
     assert paper_number(recipe, None, method, {"unroll": unroll}) == expected
+
+
+def test_recurrent_rows_begin_with_their_unroll(make_run):
+    folders = [make_run("dni", recipe="copy", unroll=unroll) for unroll in (5, 2)]
+    for folder in folders:  # they have no layers
+        for path in (folder / "config.json", folder / "summary.json"):
+            path.write_text(path.read_text().replace('"layers": 4, ', ""))
+    found = table(_groups(*folders))
+    assert (found.size, sorted(row.size for row in found.rows)) == ("Unroll", ["2", "5"])
+    assert table(_groups(make_run())).size == "Layers"

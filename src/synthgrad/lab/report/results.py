@@ -42,7 +42,7 @@ class Row:
     """One group of runs.
 
     Attributes:
-        layers: as the paper counts them.
+        size: layers as the paper counts them; for recurrent networks, the steps of an unroll.
         method: what error came back between the layers.
         settings: the settings that tell rows apart.
         values: mean ± sample standard deviation of each metric, in the table's order.
@@ -53,7 +53,7 @@ class Row:
         unfinished: what is not done yet, or nothing.
     """
 
-    layers: str
+    size: str
     method: str
     settings: str
     values: tuple[str, ...]
@@ -69,12 +69,14 @@ class Table:
     """The rows of one recipe.
 
     Attributes:
+        size: the title of the column that ``Row.size`` fills.
         metrics: the titles of the columns that ``Row.values`` fill.
         rows: by layers and method.
         has_paper: whether the paper gives a number for any row.
         has_settings: whether any row has settings to tell it by.
     """
 
+    size: str
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
     has_paper: bool
@@ -86,6 +88,7 @@ def table(groups: Sequence[Group]) -> Table:
     names = _metrics(groups)
     rows = tuple(_row(group, names) for group in groups)
     return Table(
+        size="Unroll" if all(group.layers is None for group in groups) else "Layers",
         metrics=tuple(TITLES.get(name, name.replace("_", " ")) for name in names),
         rows=rows,
         has_paper=any(row.paper != "–" for row in rows),
@@ -126,7 +129,7 @@ def _row(group: Group, names: Sequence[str]) -> Row:
     seeds = {run.seed for run in group.shown}
     again = f" ({len(group.shown)} runs)" if len(seeds) != len(group.shown) else ""
     return Row(
-        layers="–" if group.layers is None else str(group.layers),
+        size=str(group.runs[0].config.get("unroll", "–") if group.layers is None else group.layers),
         method=group.method,
         settings=", ".join(describe(k, v) for k, v in group.settings.items()),
         values=tuple(
