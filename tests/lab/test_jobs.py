@@ -66,6 +66,7 @@ def test_a_signal_to_one_process_stops_all():
 
 
 def test_a_signal_here_stops_all_that_runs(tmp_path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     never, begun = tmp_path / "never", tmp_path / "begun"
     found = side_by_side(
         [*_jobs(1), Job("waits", _wait_for, {"there": never, "begun": begun}), *_jobs(2)], 1

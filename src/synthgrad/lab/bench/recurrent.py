@@ -48,6 +48,9 @@ def main(
     Raises:
         UsageError: there is no such device, or a number is too small.
     """
+    for option, value in (("units", units), ("batch-size", batch_size)):
+        if value < 1:  # where a recipe would choose
+            raise UsageError(f"--{option}: expected at least 1, got {value}")
     where = pick_device(device)
     if where.type == "cpu":
         torch.set_num_threads(threads)

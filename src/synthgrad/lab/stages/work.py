@@ -99,7 +99,7 @@ def _finish(
         {
             "recipe": recipe.name,
             "config": folder.config,
-            "iterations": status["step"],
+            "iterations": config.iterations,
             "examples": status["updates"] * config.batch_size,
             "seconds": seconds,
             "seed": config.seed,
