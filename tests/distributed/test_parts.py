@@ -1,7 +1,6 @@
 """The parts of a pipeline by themselves: cuts, frames, checkpoints, and who computes what."""
 
 import threading
-import warnings
 from functools import partial
 
 import pytest
@@ -11,14 +10,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import synthgrad as sg
-from synthgrad.distributed import Options, cut, saved
+from synthgrad.distributed import Options, cut
 from synthgrad.distributed.cut import even
 from synthgrad.distributed.evaluation import Tally, frames
 from synthgrad.distributed.learner import Learner
 from synthgrad.distributed.schema import Layout, Schema, SchemaError
 from synthgrad.distributed.store import Meeting, serve
 from synthgrad.distributed.window import Window
-from synthgrad.errors import ArgumentError, ShapeError, SynthgradWarning
+from synthgrad.errors import ArgumentError, ShapeError
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=7), st.data())
@@ -118,22 +117,6 @@ def test_the_window_follows_the_round_trip(trip, step, size):
         window.took(step)
     assert window.size(trip) == size
     assert Window(Options(window=3)).size(trip) == 3
-
-
-def test_checkpoints_are_whole_or_passed_over(tmp_path):
-    assert saved.load(tmp_path) is None
-    for step in (1, 2, 3):
-        last = saved.save(tmp_path, step, {"step": step})
-    assert len(list(tmp_path.iterdir())) == saved.KEEP
-    assert saved.load(tmp_path) == {"step": 3}
-    last.write_bytes(last.read_bytes()[:-1])
-    with pytest.warns(SynthgradWarning, match="damaged checkpoint .*step-000000003"):
-        assert saved.load(tmp_path) == {"step": 2}
-    # A stage that lost some steps writes lower ones again; they are the newest all the same.
-    saved.save(tmp_path, 1, {"step": 1})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert saved.load(tmp_path) == {"step": 1}
 
 
 def test_a_late_target_fits_the_model_as_it_is_now():

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthgrad.distributed import saved
+from synthgrad import saved
 from synthgrad.distributed.learner import LossFn
 from synthgrad.distributed.options import Options
 from synthgrad.distributed.stage import Stage

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from synthgrad.distributed import saved
+from synthgrad import saved
 from synthgrad.distributed.evaluation import Tally, frames
 from synthgrad.distributed.incoming import Incoming
 from synthgrad.distributed.learner import Learner

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from synthgrad.lab.atomic import write_atomically
-from synthgrad.lab.checkpoint import load_newest, save
+from synthgrad import saved
+from synthgrad.lab.checkpoint import load_newest
 from synthgrad.lab.errors import RunError, UsageError
 
 
@@ -75,7 +75,7 @@ class RunFolder:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Writes a checkpoint that also remembers how long the metrics are."""
         length = self.metrics.stat().st_size if self.metrics.exists() else 0
-        save(self.checkpoints, step, {"run": state, "metrics_bytes": length})
+        saved.save(self.checkpoints, step, {"run": state, "metrics_bytes": length})
 
     def load(self) -> dict[str, Any] | None:
         """The newest whole checkpoint's state; the metrics are cut back to its moment."""
@@ -142,4 +142,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    saved.write(path, (json.dumps(value, indent=2) + "\n").encode())

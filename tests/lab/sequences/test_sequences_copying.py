@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from synthgrad import saved
 from synthgrad.errors import NonFiniteError
-from synthgrad.lab.checkpoint import load_newest, save
 from synthgrad.lab.sequences import SEQUENCE_RECIPES
 from synthgrad.lab.sequences.copying import EpisodeTrainer
 
@@ -61,8 +61,8 @@ def test_resumed_equals_unbroken_to_the_last_bit(at, values, tmp_path):
     values = {"threshold": 4.0, **values}  # every level is solved as soon as there is enough
     whole = _advance(_trainer("repeat-copy", **values), 20)
     broken = _advance(_trainer("repeat-copy", **values), at)
-    save(tmp_path, at, broken.state_dict())
-    state = load_newest(tmp_path)
+    saved.save(tmp_path, at, broken.state_dict())
+    state = saved.load(tmp_path)
     assert state is not None
     resumed = _trainer("repeat-copy", **values)
     resumed.load_state_dict(state)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from synthgrad.lab.atomic import write_atomically
+from synthgrad import saved
 from synthgrad.lab.report.errors import ReportError
 from synthgrad.lab.report.groups import METHODS, group
 from synthgrad.lab.report.panels import Panel, panels
@@ -98,4 +98,4 @@ def _facts(runs: Sequence[Run]) -> dict[str, str]:
 def _write(path: Path, html: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Under its name only when it is whole: somebody may have the last one open.
-    write_atomically(path, html.encode())
+    saved.write(path, html.encode())

@@ -1,4 +1,4 @@
-"""A stage's checkpoints, which survive a kill at any moment, and a damaged file."""
+"""Files and checkpoints that survive a kill at any moment, and a damaged file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     data = buffer.getvalue()
     path = folder / f"step-{step:09d}-{_digest(data)}.pt"
     write(path, data)
-    for old in [p for p in _newest_first(folder) if p != path][KEEP - 1 :]:
+    for old in [p for p in newest_first(folder) if p != path][KEEP - 1 :]:
         old.unlink(missing_ok=True)
     return path
 
@@ -37,14 +37,14 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
 def load(folder: Path) -> dict[str, Any] | None:
     """The newest checkpoint that is whole; None where there is none.
 
-    A damaged one is passed over with a warning: the stage then loses some steps, and the others
-    none.
+    A damaged one is passed over with a warning.
     """
-    for path in _newest_first(folder):
+    for path in newest_first(folder):
         try:
             data = path.read_bytes()
             if _digest(data) != _NAME.fullmatch(path.name)[2]:  # type: ignore[index]
                 raise ValueError("its checksum does not match its name")
+            # To the CPU first: where a run goes on need not be where it was stopped.
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
             warnings.warn(
@@ -62,6 +62,9 @@ def write(path: Path, data: bytes, *, sync: bool = True) -> None:
         path: the file; its folder is made.
         data: its content.
         sync: whether it also has to survive a crash of the machine.
+
+    Raises:
+        OSError: it cannot be written; the old content is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -76,11 +79,14 @@ def write(path: Path, data: bytes, *, sync: bool = True) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, damaged ones among them.
 
-
-def _newest_first(folder: Path) -> list[Path]:
-    """By when they were written: a stage that lost its newest may write a lower step again."""
+    By when they were written: who lost the newest may write a lower step again.
+    """
     found = [p for p in folder.glob("step-*.pt") if _NAME.fullmatch(p.name)]
     return sorted(found, key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
