@@ -100,17 +100,9 @@ class Recipe:
             for suits in self.suited:
                 if config.method == suits.method and config.layers >= suits.from_layers:
                     suited |= suits.settings
-        rate = config.learning_rate or suited["learning_rate"]
-        warmup = config.warmup
-        if warmup is None:  # unlocked, there is no real error to warm up with
-            warmup = 0 if config.waits_for_nothing else suited.get("warmup", 0)
-        return config.changed(
-            iterations=config.iterations or suited["iterations"],
-            learning_rate=rate,
-            feedback_learning_rate=config.feedback_learning_rate
-            or suited.get("feedback_learning_rate", rate),
-            warmup=warmup,
-        )
+        if config.waits_for_nothing:  # there is no real error to warm up with
+            suited["warmup"] = 0
+        return config.filled({"warmup": 0, **suited})
 
 
 def _fcn(config: FeedForwardConfig, data: DataSet) -> nn.Module:

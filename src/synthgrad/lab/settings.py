@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -13,11 +14,17 @@ from synthgrad.lab.errors import UsageError
 class Settings(BaseModel, ABC):
     """Options that are checked when they are made, and never change.
 
+    Attributes:
+        nothing_at_zero: the options for which 0 means that nothing was said, as None always does.
+
     Raises:
         UsageError: a value is outside its range; says which, what came and what was expected.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    nothing_at_zero: ClassVar[frozenset[str]] = frozenset(
+        ("iterations", "learning_rate", "feedback_learning_rate")
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -40,6 +47,26 @@ class Settings(BaseModel, ABC):
             UsageError: a value is outside its range.
         """
         return type(self)(**(self.model_dump() | values))
+
+    def filled(self, suited: Mapping[str, Any]) -> Self:
+        """A copy in which options of which nothing was said are what suits.
+
+        Args:
+            suited: values by option; the feedback model's rate is the network's unless it is there.
+
+        Raises:
+            UsageError: a value is outside its range.
+        """
+        said = {
+            name: value
+            for name in type(self).model_fields
+            if self._said(name, value := getattr(self, name))
+        }
+        rate = said.get("learning_rate", suited["learning_rate"])
+        return self.changed(**{"feedback_learning_rate": rate, **suited, **said})
+
+    def _said(self, name: str, value: Any) -> bool:
+        return value is not None and not (value == 0 and name in self.nothing_at_zero)
 
 
 def _line(error: Any) -> str:

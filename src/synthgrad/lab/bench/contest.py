@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,8 @@ import torch
 from synthgrad.feedback.encode import encode
 from synthgrad.lab.batches import Batches
 from synthgrad.lab.bench.examples import examples
-from synthgrad.lab.bench.throughput import Peak, operations, wait_for
+from synthgrad.lab.bench.throughput import Peak, operations
+from synthgrad.lab.bench.timing import low, timed
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.recipes import Recipe
 from synthgrad.lab.trainer import Trainer
@@ -48,11 +47,11 @@ class Contestant:
     @property
     def seconds(self) -> float:
         """Of a step."""
-        return _low(self.times)
+        return low(self.times)
 
     def share(self, part: str) -> float:
         """Of a step's time that a part takes; 0 for what it does without."""
-        return _low(self.extras[part]) / self.seconds if part in self.extras else 0.0
+        return low(self.extras[part]) / self.seconds if part in self.extras else 0.0
 
     @property
     def together(self) -> float:
@@ -114,7 +113,7 @@ def contest(
         for one in work.values():
             one.time_extras(turn)
     for one in work.values():
-        one.contestant.evaluation = _timed(one.trainer.evaluate, 1, device)
+        one.contestant.evaluation = timed(one.trainer.evaluate, 1, device)
     return Result({method: one.contestant for method, one in work.items()}, peak.best, real)
 
 
@@ -129,7 +128,7 @@ class _Work:
         self.contestant = Contestant(trainer.config, operations(trainer.advance))
         for _ in range(WARM_UP):
             trainer.advance()
-        once = _timed(trainer.advance, 1, device)
+        once = timed(trainer.advance, 1, device)
         self.steps = max(1, int(TURN / once))
         self.turn = once * self.steps
         # Of its own, since an order is kept until the next epoch.
@@ -141,7 +140,7 @@ class _Work:
 
     def take_turn(self) -> None:
         """Steps, as in training."""
-        self.contestant.times.append(_timed(self.trainer.advance, self.steps, self.device))
+        self.contestant.times.append(timed(self.trainer.advance, self.steps, self.device))
 
     def time_extras(self, turn: int) -> None:
         """Times each part right after a step, which leaves the caches as training does."""
@@ -159,20 +158,5 @@ class _Work:
         times = 20 if self.device.type == "cuda" else 1
         for name, (part, steps) in parts.items():
             self.trainer.advance()
-            seconds = _timed(part, times, self.device) / steps
+            seconds = timed(part, times, self.device) / steps
             self.contestant.extras.setdefault(name, []).append(seconds)
-
-
-def _timed(work: Callable[[], object], times: int, device: torch.device) -> float:
-    """Seconds of one call, with all that it asked of the device."""
-    wait_for(device)
-    start = time.perf_counter()
-    for _ in range(times):
-        work()
-    wait_for(device)
-    return (time.perf_counter() - start) / times
-
-
-def _low(values: Sequence[float]) -> float:
-    """The lower quartile: noise only ever adds."""
-    return statistics.quantiles(values, n=4)[0]

@@ -6,8 +6,6 @@ take turns, so that what disturbs the machine disturbs each of them.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Sequence
 from typing import get_args
 
@@ -15,14 +13,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from synthgrad.lab.bench.throughput import wait_for
+from synthgrad.lab.bench.timing import low, machine, timed
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.run import pick_device
 from synthgrad.lab.runnable import Trains
-from synthgrad.lab.sequences.config import EpisodeConfig, Method
+from synthgrad.lab.sequences.config import EpisodeConfig, Method, Precision
 from synthgrad.lab.sequences.recipes import SEQUENCE_RECIPES
 
-METHODS: tuple[Method, ...] = ("bptt", "dni", "dni-aux")
+METHODS: tuple[Method, ...] = get_args(Method)
 TARGETS = {"dni": 1.15, "dni-aux": 1.30}
 """At T = 3, with 128 units on one thread."""
 TARGET_UNROLL = 3
@@ -39,7 +37,7 @@ def main(
     units: int,
     batch_size: int,
     unrolls: Sequence[int],
-    precision: str,
+    precision: Precision,
     device: str,
     rounds: int = ROUNDS,
 ) -> None:
@@ -69,29 +67,20 @@ def main(
                 f"{seconds / times['bptt']:.2f}",
                 "" if target is None else f"{target:.2f}",
             )
-    machine = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{threads} CPU thread"
     console = Console()
-    console.print(f"Copy, {units} units, {batch_size} rows, {precision}, {machine}")
+    console.print(f"Copy, {units} units, {batch_size} rows, {precision}, {machine(where, threads)}")
     console.print(table)
 
 
 def _times(
-    units: int, batch: int, unroll: int, precision: str, device: torch.device, rounds: int
+    units: int, batch: int, unroll: int, precision: Precision, device: torch.device, rounds: int
 ) -> dict[str, float]:
-    """Seconds of a step by each method: the lower quartile over rounds, for noise only adds."""
-    assert set(METHODS) == set(get_args(Method))
+    """Seconds of a step by each method: the lower quartile over rounds."""
     trainers: dict[str, Trains] = {}
     for method in METHODS:
-        try:
-            config = EpisodeConfig(
-                method=method,
-                unroll=unroll,
-                units=units,
-                batch_size=batch,
-                precision="bfloat16" if precision == "bfloat16" else "float32",
-            )
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        config = EpisodeConfig(
+            method=method, unroll=unroll, units=units, batch_size=batch, precision=precision
+        )
         trainers[method] = SEQUENCE_RECIPES["copy"].trainer(config, None, device)
     for trainer in trainers.values():
         for _ in range(WARM_UP):
@@ -99,10 +88,5 @@ def _times(
     turns: dict[str, list[float]] = {method: [] for method in trainers}
     for _ in range(rounds):
         for method, trainer in trainers.items():
-            wait_for(device)
-            start = time.perf_counter()
-            for _ in range(TURN):
-                trainer.advance()
-            wait_for(device)
-            turns[method].append((time.perf_counter() - start) / TURN)
-    return {method: statistics.quantiles(values, n=4)[0] for method, values in turns.items()}
+            turns[method].append(timed(trainer.advance, TURN, device))
+    return {method: low(values) for method, values in turns.items()}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from synthgrad.lab.bench.timing import timed
 
 _LEAST = 0.05
 _LARGEST = 8192
@@ -49,11 +50,7 @@ class Peak:
 
     def measure(self) -> float:
         """Times one product more; returns its seconds."""
-        wait_for(self._device)
-        start = time.perf_counter()
-        torch.mm(self._one, self._other, out=self._result)
-        wait_for(self._device)
-        seconds = time.perf_counter() - start
+        seconds = timed(lambda: torch.mm(self._one, self._other, out=self._result), 1, self._device)
         self.best = max(self.best, 2 * len(self._one) ** 3 / seconds)
         return seconds
 
@@ -63,9 +60,3 @@ class Peak:
         )
         self._one, self._other, self._result = one, other, result
         torch.mm(one, other, out=result)  # the first takes longer
-
-
-def wait_for(device: torch.device) -> None:
-    """Returns when a GPU has done all that it was asked for; at once on a CPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

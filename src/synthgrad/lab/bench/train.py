@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from synthgrad.lab.bench.contest import ROUNDS, Contestant, Result, contest
+from synthgrad.lab.bench.timing import machine
 from synthgrad.lab.config import Method
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.recipes import RECIPES, Recipe
@@ -54,7 +55,7 @@ def main(
             data_root=data_root,
             rounds=rounds,
         )
-        _print(console, recipe, result, _machine(where, threads), precision)
+        _print(console, recipe, result, machine(where, threads), precision)
 
 
 def _check(option: str, chosen: Sequence[str], known: Sequence[str]) -> None:
@@ -65,17 +66,11 @@ def _check(option: str, chosen: Sequence[str], known: Sequence[str]) -> None:
         )
 
 
-def _machine(device: torch.device, threads: int) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{threads} CPU thread{'s' if threads > 1 else ''}"
-
-
-def _print(console: Console, recipe: Recipe, result: Result, machine: str, precision: str) -> None:
+def _print(console: Console, recipe: Recipe, result: Result, where: str, precision: str) -> None:
     examples = recipe.data if result.real else f"random examples in the shape of {recipe.data}"
     size, layers = recipe.defaults.batch_size, recipe.defaults.layers
     console.print(
-        f"\n{recipe.name}: {layers} layers, batch {size}, {examples}, {precision}, {machine}; "
+        f"\n{recipe.name}: {layers} layers, batch {size}, {examples}, {precision}, {where}; "
         f"peak {result.peak / 1e9:,.0f} GFLOP/s in a large matrix product"
     )
     base = result.contestants["backprop"].seconds

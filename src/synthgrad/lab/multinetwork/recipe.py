@@ -61,14 +61,7 @@ class MultiNetworkRecipe:
             suited: dict[str, Any] = dict(PAPER)
         else:
             suited = {"iterations": self.iterations, **self.suited[config.method]}
-        rate = config.learning_rate or suited["learning_rate"]
-        return config.changed(
-            iterations=config.iterations or suited["iterations"],
-            learning_rate=rate,
-            feedback_learning_rate=config.feedback_learning_rate
-            or suited.get("feedback_learning_rate", rate),
-            scale=suited.get("scale", SCALE) if config.scale is None else config.scale,
-        )
+        return config.filled({"scale": SCALE, **suited})
 
     def load(self, root: Path | None, device: torch.device) -> DataSet:
         """The digits, on the device.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,6 +10,7 @@ from synthgrad.lab.settings import Settings
 
 Method = Literal["bptt", "dni", "dni-aux"]
 Schedule = Literal["ours", "paper"]
+Precision = Literal["float32", "bfloat16"]
 
 
 class RecurrentConfig(Settings):
@@ -18,6 +19,13 @@ class RecurrentConfig(Settings):
     Raises:
         UsageError: a value is outside its range; says which, what came and what was expected.
     """
+
+    nothing_at_zero: ClassVar[frozenset[str]] = Settings.nothing_at_zero | {
+        "samples",
+        "units",
+        "batch_size",
+        "characters",
+    }
 
     method: Method = "dni"
     """What error comes back over the end of an unroll: none (bptt), a synthetic gradient (dni), or
@@ -73,7 +81,7 @@ class RecurrentConfig(Settings):
     """Steps between checkpoints; more where they would take over a twentieth of the time."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the weights and the streams."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """bfloat16: autocast of the network and the feedback models, which is faster where the
     processor has it in hardware; the carried state is rounded to it at the end of each unroll."""
     device: str = "auto"

@@ -75,7 +75,8 @@ class Learner:
         self.norms = torch.zeros(len(groups), device=device)
         self.state = self.network.zero_state(config.batch_size)
         assert config.feedback_history is not None  # settled
-        self.history = History(config.feedback_history, config.batch_size, channels, device)
+        seen = 0 if self.bridge is None else config.feedback_history  # plain BPTT pays for none
+        self.history = History(seen, config.batch_size, channels, device)
         self.totals = torch.zeros(2, 2, dtype=torch.float64, device=device)
         recorder = recorder_for(device, config.graph)
         self._captured = None

@@ -77,17 +77,7 @@ class SequenceRecipe:
             suited = {**SUITS, **self.suits, **self.methods.get(config.method, {})}
         if config.iterations or config.samples:  # said, if only in one of the two ways
             suited["iterations"] = suited["samples"] = 0
-        rate = config.learning_rate or suited["learning_rate"]
-        suited = {"feedback_learning_rate": rate} | suited
-        given = {name: getattr(config, name) for name in suited}
-        # A scale or a history of 0 is said; a rate or a size of 0 is not.
-        config = config.changed(
-            **{
-                name: suited[name] if value is None or (value == 0 and name in _OPEN) else value
-                for name, value in given.items()
-            },
-            warmup=config.warmup or 0,
-        )
+        config = config.filled({"warmup": 0, **suited})
         return config.changed(iterations=_iterations(config))
 
     def load(self, root: str | os.PathLike[str] | None, device: torch.device) -> TextData | None:
@@ -132,17 +122,6 @@ def _iterations(config: RecurrentConfig) -> int:
         )
     return needed
 
-
-_OPEN = (
-    "iterations",
-    "samples",
-    "learning_rate",
-    "feedback_learning_rate",
-    "units",
-    "batch_size",
-    "characters",
-)
-"""The settings for which 0 means that nothing was said."""
 
 SUITS: Mapping[str, Any] = {
     "learning_rate": 1e-3,
