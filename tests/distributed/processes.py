@@ -78,9 +78,10 @@ def _store(port, ready):
 
 
 class Pipeline:
-    """Stages as processes, and the store as another."""
+    """Stages as processes, and the store as another; ``target`` is what a process runs."""
 
-    def __init__(self, folder, stages, steps, *, seconds=0.01, first=0.01, **settings):
+    def __init__(self, folder, stages, steps, *, seconds=0.01, first=0.01, target=work, **settings):
+        self.target = target
         self.folder, self.stages, self.steps = Path(folder), stages, steps
         self.seconds, self.first = seconds, first
         given: dict[str, Any] = {"timeout": 3.0, "patience": 30.0, "checkpoint_every": 0.3}
@@ -98,7 +99,7 @@ class Pipeline:
     def _start(self, index):
         times = self.seconds, self.first
         arguments = (index, self.stages, self.port, self.steps, *times, self.options)
-        process = context.Process(target=work, args=arguments, daemon=True)
+        process = context.Process(target=self.target, args=arguments, daemon=True)
         process.start()
         return process
 

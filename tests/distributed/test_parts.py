@@ -14,7 +14,7 @@ from synthgrad.distributed import Options, cut
 from synthgrad.distributed.cut import even
 from synthgrad.distributed.evaluation import Tally, frames
 from synthgrad.distributed.learner import Learner
-from synthgrad.distributed.schema import Layout, Schema, SchemaError
+from synthgrad.distributed.schema import VERSION, Layout, Schema, SchemaError
 from synthgrad.distributed.store import Meeting, serve
 from synthgrad.distributed.window import Window
 from synthgrad.errors import ArgumentError, ShapeError
@@ -104,7 +104,7 @@ def test_a_schema_travels_and_says_in_what_it_differs():
     assert _schema(shape=(4, 2)).differences(schema) == "shape is (4, 2), expected (4, 3)"
     assert _schema(shape=(4, 2)).check != schema.check
     with pytest.raises(SchemaError, match="version 7"):
-        Schema.from_json(schema.to_json().replace('"version": 1', '"version": 7'))
+        Schema.from_json(schema.to_json().replace(f'"version": {VERSION}', '"version": 7'))
 
 
 @pytest.mark.parametrize(

@@ -145,9 +145,11 @@ def test_fully_unlocked_stages_do_not_wait_for_their_predecessor():
     stages = _stages(_segments(8, 16), every_stage=slow)
     first, last = Pipeline(stages, 300).join()
     assert last["synthetic_inputs"] > 100
-    assert last["updates"] == first["updates"] == 300
-    assert first["targets"] > 0
-    assert last["result"]["metric"] < 45  # of 75 by chance
+    assert first["updates"] == 300
+    # Its own steps are soon made; to the end it learns from every message, and answers it.
+    assert last["updates"] == last["synthetic_inputs"] + 300
+    assert first["targets"] > 290
+    assert last["result"]["metric"] < 20  # of 75 by chance
 
 
 def test_the_segment_of_the_next_stage_has_to_take_the_message():

@@ -13,6 +13,7 @@ import torch
 
 from synthgrad.lab.data import DataSet
 from synthgrad.lab.errors import UsageError
+from synthgrad.lab.folder import RunFolder
 from synthgrad.lab.recipes import RECIPES
 from synthgrad.lab.run import run
 from synthgrad.lab.trainer import Trainer
@@ -195,3 +196,14 @@ def test_synthetic_inputs_of_images_are_refused():
     data = DataSet("mnist", x, y, x, y, classes=10)
     with pytest.raises(UsageError, match=r"--unlock full predicts messages of features"):
         Trainer(cnn, config.changed(batch_size=4), data)
+
+
+def test_how_long_stages_wait_may_differ_and_is_kept(tmp_path):
+    config = {"recipe": "r", "pipeline": {"window": 4, "timeout": 10.0}}
+    RunFolder(tmp_path, config, resume=False).open()
+    patient = {"recipe": "r", "pipeline": {"window": 4, "timeout": 60.0}}
+    RunFolder(tmp_path, patient, resume=True).open()
+    assert json.loads((tmp_path / "config.json").read_text()) == patient
+    wider = {"recipe": "r", "pipeline": {"window": 8, "timeout": 60.0}}
+    with pytest.raises(UsageError, match=r"pipeline\.window is 4 there and 8 here"):
+        RunFolder(tmp_path, wider, resume=True)

@@ -8,10 +8,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from synthgrad.distributed.direct import Contents, Endpoint, Library, direct
 from synthgrad.distributed.link import Frame, Link, LinkLost
 from synthgrad.distributed.options import Options
 from synthgrad.distributed.schema import Kind, Schema, SchemaError
 from synthgrad.distributed.store import Meeting
+from synthgrad.distributed.window import UNTIL_MEASURED
+
+_DIRECT_TRIES = 2
+"""How often in a row the ends try in vain to connect their GPUs, before they do without."""
 
 log = logging.getLogger("synthgrad.distributed")
 
@@ -30,6 +35,7 @@ class Edge:
         accept: for the upper end: compares the lower end's schema with what went over it before,
             if anything did; raises SchemaError.
         wants_message: for the upper end: whether its targets travel with the message they are for.
+        library: sends tensors from device to device, where the other end can as well; None for no.
         changed: notified whenever anything happens.
 
     Attributes:
@@ -49,6 +55,7 @@ class Edge:
         schema: Schema | None = None,
         accept: Callable[[Schema, Schema | None], None] | None = None,
         wants_message: bool = False,
+        library: Library | None = None,
     ) -> None:
         self.name = name
         self.generation = 0
@@ -58,6 +65,8 @@ class Edge:
         self.wants_message = wants_message
         self._meeting, self._rank, self._options = meeting, rank, options
         self._accept = accept
+        self._library = library
+        self._direct_tries = 0  # without success
         self._changed = changed
         self._link: Link | None = None
         self._trip: float | None = None
@@ -165,9 +174,12 @@ class Edge:
     def _form(self) -> Link | None:
         # Settled when the group is there: until then it may be the word of a dead process.
         agreed, wanted = self.schema, self.wants_message
+        own, others = self._endpoint(), Endpoint()
+        contents: Contents | None = None
 
         def accept(other: dict[str, Any]) -> str | None:
-            nonlocal agreed, wanted
+            nonlocal agreed, wanted, others
+            others = Endpoint.from_record(other.get("endpoint"))
             if self._rank == 0:
                 wanted = other["wants_message"]
                 return None
@@ -184,22 +196,55 @@ class Edge:
         if self._rank == 0:
             assert self.schema is not None
             record = {"schema": self.schema.to_json()}
-        group = self._meeting.form(record, accept, self._closing)
-        if group is None:
-            return None
-        assert agreed is not None
-        self.schema, self.wants_message = agreed, wanted
-        message, target = self.schema.message(), self.schema.target(self.wants_message)
+
+        def extend(store: Any) -> None:
+            nonlocal contents
+            if direct(own, others):
+                assert self._library is not None
+                self._direct_tries += 1
+                contents = Contents(self._library, store, self._rank)
+                self._direct_tries = 0
+
+        record["endpoint"] = own.to_record()
+        try:
+            group = self._meeting.form(record, accept, self._closing, extend)
+            if group is None:
+                return None
+            assert agreed is not None
+            self.schema, self.wants_message = agreed, wanted
+            return self._link_over(group, contents)
+        except BaseException:
+            if contents is not None:
+                contents.close()
+            raise
+
+    def _link_over(self, group: Any, contents: Contents | None) -> Link:
+        schema = self.schema
+        assert schema is not None
+        message, target = schema.message(), schema.target(self.wants_message)
         outgoing, incoming = (message, target) if self._rank == 0 else (target, message)
         return Link(
             group,
             1 - self._rank,
             outgoing,
             incoming,
-            capacity=self.schema.capacity,
-            check=self.schema.check,
+            capacity=schema.capacity,
+            posted=UNTIL_MEASURED if self._options.window == "auto" else None,
+            check=schema.check,
             timeout=self._options.timeout,
+            contents=contents,
         )
+
+    def _endpoint(self) -> Endpoint:
+        """What this end says about where its tensors are."""
+        if self._library is None:
+            return Endpoint()
+        if self._direct_tries == _DIRECT_TRIES:
+            log.warning("edge to %s: nothing goes from GPU to GPU; going by the CPU", self.name)
+        if self._direct_tries >= _DIRECT_TRIES:
+            self._direct_tries += 1
+            return Endpoint()
+        return self._library.endpoint
 
     def _listen(self, link: Link) -> None:
         try:
@@ -223,6 +268,7 @@ class Edge:
                 return
             self._link = None
             self._changed.notify_all()
+        link.close()
         if not self._closing.is_set():
             log.info("%s is gone: %s", self.name, why)
 

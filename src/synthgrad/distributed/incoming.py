@@ -12,6 +12,7 @@ from torch import Tensor
 from synthgrad.distributed.edge import Edge
 from synthgrad.distributed.learner import Learner
 from synthgrad.distributed.link import Frame
+from synthgrad.distributed.nccl import Nccl
 from synthgrad.distributed.place import PeerError, Place
 from synthgrad.distributed.schema import Kind, Schema, SchemaError, dtype_name, named_dtype
 from synthgrad.distributed.status import Counters
@@ -50,6 +51,7 @@ class Incoming:
             schema=schema,
             accept=self._accept,
             wants_message=learner.inputs is not None,
+            library=Nccl(learner.device, options),
         )
 
     @property
@@ -133,7 +135,7 @@ class Incoming:
         if self.edge.wants_message:
             message, y = frame.tensors
             tensors = (delta, (message if h is None else h).detach(), y)
-        target = Frame(Kind.TARGET, frame.step, len(delta), tensors=tensors)
+        target = Frame(Kind.TARGET, frame.step, len(delta), number=frame.number, tensors=tensors)
         self.edge.send(target, answers=frame)
 
     def close(self) -> None:

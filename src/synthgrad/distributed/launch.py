@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from synthgrad import saved
 from synthgrad.distributed.learner import LossFn
 from synthgrad.distributed.options import Options
+from synthgrad.distributed.place import PeerError
 from synthgrad.distributed.stage import Stage
 from synthgrad.distributed.store import serve
 from synthgrad.distributed.worker import Batches
@@ -31,6 +32,8 @@ from synthgrad.schedule.optimizers import MakeOptimizer
 
 log = logging.getLogger("synthgrad.distributed")
 _POLL = 0.05
+_WOULD_AGAIN = 3
+"""The exit code of a stage that left an error which would come again."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ def train(
 
     Raises:
         ArgumentError: something cannot be sent to another process, or does not fit.
-        SynthgradError: a stage failed more often than ``restarts`` allows.
+        SynthgradError: a stage failed more often than ``restarts`` allows; or its own error, where
+            it would only come again.
         KeyboardInterrupt: every stage has stopped; those with a folder have a checkpoint.
     """
     options = options or Options()
@@ -108,7 +112,8 @@ def train(
             spec["feedback"] = model
         specs[0] |= {"batches": batches, "evaluation": evaluation, "evaluate_every": evaluate_every}
         specs[-1] |= {"loss_fn": loss_fn, "metric": metric}
-        watched = _Watched([_packed(spec) for spec in specs], steps, restarts, resume)
+        packed = [_packed(spec) for spec in specs]
+        watched = _Watched(packed, steps, restarts, resume, limit=2 * options.timeout + 20)
         status = watched.run()
         for index, segment in enumerate(segments):
             folder = options.stage_folder(index)
@@ -158,11 +163,13 @@ def _packed(spec: dict[str, Any]) -> bytes:
 
 
 class _Watched:
-    """Processes that are started again when they die."""
+    """Processes that are started again when they die; ``limit``: seconds they have to stop."""
 
-    def __init__(self, specs: list[bytes], steps: int, restarts: int, resume: bool) -> None:
+    def __init__(
+        self, specs: list[bytes], steps: int, restarts: int, resume: bool, *, limit: float
+    ) -> None:
         self._specs, self._steps, self._resume = specs, steps, resume
-        self._allowed = restarts
+        self._allowed, self._limit = restarts, limit
         self._context = multiprocessing.get_context("spawn")
         self._folder = tempfile.TemporaryDirectory(prefix="synthgrad-status-")
         self._processes: list[Any] = []
@@ -180,8 +187,9 @@ class _Watched:
         finally:
             for process in self._processes:
                 process.terminate()  # a request to stop, with a checkpoint
+            end = time.monotonic() + self._limit
             for process in self._processes:
-                process.join(30)
+                process.join(max(0.1, end - time.monotonic()))
                 process.kill()
             self._folder.cleanup()
 
@@ -192,6 +200,10 @@ class _Watched:
         return process
 
     def _again(self, index: int, code: int) -> None:
+        said = pickle.loads(self._status(index).read_bytes()) if code == _WOULD_AGAIN else None
+        if isinstance(said, SynthgradError):
+            said.add_note(f"This came up in stage {index}.")
+            raise said
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         if self.restarted[index] >= self._allowed:
             raise SynthgradError(
@@ -208,6 +220,18 @@ class _Watched:
 def _work(packed: bytes, steps: int, resume: bool, where: str) -> None:
     """What the process of one stage does."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    try:
+        result: Any = _trained(packed, steps, resume)
+    except PeerError:  # the other may be there next time
+        raise
+    except SynthgradError as error:
+        result = error
+    saved.write(Path(where), pickle.dumps(result), sync=False)
+    if isinstance(result, SynthgradError):
+        raise SystemExit(_WOULD_AGAIN)
+
+
+def _trained(packed: bytes, steps: int, resume: bool) -> dict[str, Any]:
     stage = Stage(**pickle.loads(packed))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stage.stop())
@@ -219,5 +243,4 @@ def _work(packed: bytes, steps: int, resume: bool, where: str) -> None:
         stage.stop()
 
     threading.Thread(target=follow, daemon=True).start()
-    status = stage.run(steps, resume=resume)
-    saved.write(Path(where), pickle.dumps(status), sync=False)
+    return stage.run(steps, resume=resume)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from synthgrad.distributed.channel import Channel
+from synthgrad.distributed.direct import Contents
 from synthgrad.distributed.schema import Kind, Layout
 
-_CONTROL, _DATA = 0, 1  # tags
-_FIELDS = struct.Struct("10q")
+_TRIPS = 32
+_UNANSWERED = 32
+"""Signs of life in a row, after which no more are sent to an end that says nothing."""
 
 
 class LinkLost(Exception):
@@ -35,6 +35,8 @@ class Frame:
         first: whether it is the first of its evaluation.
         last: whether it is the last.
         final: whether it belongs to the evaluation that ends the run.
+        number: of a message, given by its sender, which never gives it twice; of a target, that of
+            the message it is for. A step may be sent again by a stage that was started anew.
         tensors: its contents.
         link: which it came over.
     """
@@ -45,25 +47,24 @@ class Frame:
     first: bool = False
     last: bool = False
     final: bool = False
+    number: int = 0
     tensors: tuple[Tensor, ...] = ()
     link: Link | None = None
 
 
 class Link:
-    """Frames over a process group of two.
-
-    Each frame is a small control message, and for those with contents a buffer right behind it.
-    Receives for as many as may come are posted ahead: a transfer whose receive is not posted yet
-    costs a round trip more.
+    """Frames with what both ends have to know of each other: signs of life, and what was used.
 
     Args:
-        group: the process group.
+        group: the process group of two.
         peer: the other's rank in it.
         outgoing: how what this end sends lies in memory.
         incoming: how what it receives does.
         capacity: frames with contents that may be on their way in each direction.
+        posted: those for which there is room at first; more as they come.
         check: what every frame has to carry (:attr:`Schema.check`).
         timeout: seconds of silence after which the other end is gone.
+        contents: what tensors travel by; None for the process group, with the rest of the frame.
     """
 
     def __init__(
@@ -74,29 +75,38 @@ class Link:
         incoming: Layout,
         *,
         capacity: int,
+        posted: int | None = None,
         check: int,
         timeout: float,
+        contents: Contents | None = None,
     ) -> None:
-        self._group, self._peer, self._check = group, peer, check
-        self._timeout = timedelta(seconds=timeout)
+        self._check = check
+        self._contents = contents
+        if contents is not None:
+            contents.begin(outgoing, incoming, capacity)
+            outgoing = incoming = Layout([])
         self._lock = threading.Lock()
-        room = capacity + 2
-        self._outgoing = _Sent(outgoing.room, room)
-        # Signs of life and answers come in between.
-        self._outgoing_control = _Sent(_Control, 2 * room + 64)
-        self._incoming = _Posted(group, peer, incoming.room, room, _DATA)
-        self._incoming_control = _Posted(group, peer, _Control, 2 * room + 64, _CONTROL)
-        self._sequence = 0
-        self._used = 0  # frames with contents that this end has used
+        self._channel = Channel(
+            group,
+            peer,
+            outgoing,
+            incoming,
+            posted=capacity if posted is None else posted,
+            capacity=capacity,
+            timeout=timeout,
+        )
+        self._sent = 0  # frames with contents
+        self._used = 0  # those of the other end that this one has used
         self._acknowledged = 0  # those of its own that the other has
+        self._quiet = True
         self._unanswered_beats = 0
         self._heard: tuple[int, int] | None = None
-        self._trips: deque[float] = deque(maxlen=16)
+        self._trips: deque[float] = deque(maxlen=_TRIPS)
 
     @property
     def in_flight(self) -> int:
         """Frames with contents that were sent and that the other end has not used yet."""
-        return self._sequence - self._acknowledged
+        return self._sent - self._acknowledged
 
     @property
     def answered(self) -> bool:
@@ -106,7 +116,7 @@ class Link:
     @property
     def round_trip(self) -> float | None:
         """Seconds: the shortest of the last measured; None before the first."""
-        return min(self._trips, default=None)
+        return min(tuple(self._trips), default=None)
 
     def send(self, frame: Frame) -> None:
         """Sends a frame; its tensors are copied, to the type that travels.
@@ -121,14 +131,24 @@ class Link:
                 raise LinkLost(_first_line(error)) from None
 
     def beat(self) -> None:
-        """A sign of life, unless too many have gone unanswered already."""
-        if self._unanswered_beats < 32:
+        """A sign of life, unless a frame was one since the last call, or too many are unanswered.
+
+        Raises:
+            LinkLost: the other end is gone.
+        """
+        if self._quiet and self._unanswered_beats < _UNANSWERED:
             self._unanswered_beats += 1
             self.send(Frame(Kind.BEAT))
+        self._quiet = True
 
     def used(self) -> None:
         """Counts a received frame as used; the next frame sent tells the other end."""
         self._used += 1
+
+    def close(self) -> None:
+        """Ends what goes on; to be called when the link is lost."""
+        if self._contents is not None:
+            self._contents.close()
 
     def receive(self) -> Frame:
         """The next frame; waits for it.
@@ -137,105 +157,44 @@ class Link:
             LinkLost: the other end is gone, or silent for longer than the timeout.
         """
         try:
-            with self._incoming_control.next(self._timeout) as room:
-                kind, step, rows, flags, acknowledged, check, *times = _FIELDS.unpack(room.memory)
-            if check != self._check:
-                raise LinkLost(f"a frame carries the number {check}, expected {self._check}")
-            self._acknowledged = max(self._acknowledged, acknowledged)
-            self._unanswered_beats = 0
-            self._measure(Kind(kind), *times)
-            tensors: tuple[Tensor, ...] = ()
-            if kind in (Kind.TRAIN, Kind.EVAL, Kind.TARGET):
-                with self._incoming.next(self._timeout) as room:
-                    tensors = tuple(view.clone() for view in room.views)
+            fields, tensors = self._channel.receive(_has_contents)
+            if self._contents is not None and _has_contents(fields):
+                tensors = self._contents.receive()
         except RuntimeError as error:
             raise LinkLost(_first_line(error)) from None
+        check, kind, step, rows, flags, number, acknowledged, in_flight, *times = fields
+        if check != self._check:
+            raise LinkLost(f"a frame carries the number {check}, expected {self._check}")
+        self._acknowledged = max(self._acknowledged, acknowledged)
+        self._unanswered_beats = 0
+        self._measure(*times)
+        self._channel.make_room(in_flight)
         first, last, final = (bool(flags & bit) for bit in (4, 1, 2))
-        return Frame(Kind(kind), step, rows, first, last, final, tensors)
+        return Frame(Kind(kind), step, rows, first, last, final, number, tuple(tensors))
 
     def _send(self, frame: Frame) -> None:
+        self._quiet = False
+        self._sent += bool(frame.tensors)
+        flags = frame.last | frame.final << 1 | frame.first << 2
         now = time.monotonic_ns()
         sent_there, came_here = self._heard or (0, now)
-        flags = frame.last | frame.final << 1 | frame.first << 2
-        values = [frame.kind, frame.step, frame.rows, flags, self._used, self._check]
-        with self._outgoing_control.next(self._timeout) as control:
-            _FIELDS.pack_into(control.memory, 0, *values, now, sent_there, now - came_here, 0)
-            self._outgoing_control.keep(
-                self._group.send([control.buffer], self._peer, _CONTROL), control
-            )
-        if frame.tensors:
-            self._sequence += 1
-            with self._outgoing.next(self._timeout) as data:
-                for view, tensor in zip(data.views, frame.tensors, strict=True):
-                    view.copy_(tensor)
-                self._outgoing.keep(self._group.send([data.buffer], self._peer, _DATA), data)
+        fields = (self._check, frame.kind, frame.step, frame.rows, flags, frame.number, self._used)
+        fields = (*fields, self.in_flight, now, sent_there, now - came_here, 0)
+        tensors = frame.tensors
+        if self._contents is not None and tensors:
+            self._contents.send(tensors, self._acknowledged)
+            tensors = ()
+        self._channel.send(fields, tensors, self._acknowledged)
 
-    def _measure(self, kind: Kind, sent: int, echoed: int, held: int, _: int) -> None:
+    def _measure(self, sent: int, echoed: int, held: int, _: int) -> None:
         now = time.monotonic_ns()
         self._heard = sent, now
-        if kind == Kind.BEAT and echoed:
+        if echoed:
             self._trips.append((now - echoed - held) / 1e9)
 
 
-class _Control:
-    """One control message's buffer, as a tensor and as bytes: a tensor is slow to fill."""
-
-    def __init__(self) -> None:
-        self.memory = bytearray(_FIELDS.size)
-        self.buffer = torch.frombuffer(self.memory, dtype=torch.uint8)
-
-
-class _Sent:
-    """Buffers for what is being sent, used in turn."""
-
-    def __init__(self, make: Callable[[], Any], count: int) -> None:
-        self._free = [make() for _ in range(count)]
-        self._busy: deque[tuple[Any, Any]] = deque()
-
-    def next(self, timeout: timedelta) -> _Use:
-        if not self._free:
-            work, room = self._busy.popleft()
-            work.wait(timeout)
-            self._free.append(room)
-        return _Use(self._free.pop())
-
-    def keep(self, work: Any, room: Any) -> None:
-        self._busy.append((work, room))
-
-
-class _Posted:
-    """Receives that are posted ahead, waited for in turn, and posted again once read."""
-
-    def __init__(
-        self, group: Any, peer: int, make: Callable[[], Any], count: int, tag: int
-    ) -> None:
-        self._group, self._peer, self._tag = group, peer, tag
-        self._waiting: deque[tuple[Any, Any]] = deque()
-        for _ in range(count):
-            self._post(make())
-
-    def next(self, timeout: timedelta) -> _Use:
-        work, room = self._waiting[0]
-        work.wait(timeout)
-        self._waiting.popleft()
-        return _Use(room, self._post)
-
-    def _post(self, room: Any) -> None:
-        self._waiting.append((self._group.recv([room.buffer], self._peer, self._tag), room))
-
-
-class _Use:
-    """A buffer while it is read or written."""
-
-    def __init__(self, room: Any, after: Any = None) -> None:
-        self._room, self._after = room, after
-
-    def __enter__(self) -> Any:
-        return self._room
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if self._after is not None and kind is None:
-            self._after(self._room)
+def _has_contents(fields: Sequence[int]) -> bool:
+    return fields[1] in (Kind.TRAIN, Kind.EVAL, Kind.TARGET)
 
 
 def _first_line(error: Exception) -> str:

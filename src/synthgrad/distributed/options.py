@@ -38,6 +38,8 @@ class Options:
             checkpoints; None for none.
         interface: the network interface to listen on, as in "eth0"; None for that from which the
             store is reached (loopback, where the store is on loopback).
+        transport: "auto" sends tensors from GPU to GPU with NCCL where the two ends of an edge have
+            one each; "gloo" through the CPU in any case.
         fingerprint: anything that says which model and settings this is. Stages with different
             ones refuse to talk.
 
@@ -55,6 +57,7 @@ class Options:
     checkpoint_every: float = 10.0
     folder: Path | None = None
     interface: str | None = None
+    transport: Literal["auto", "gloo"] = "auto"
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
@@ -78,6 +81,8 @@ class Options:
                 raise ArgumentError(
                     f"{name} must be a positive number of seconds, got {getattr(self, name)!r}"
                 )
+        if self.transport not in ("auto", "gloo"):
+            raise ArgumentError(f'transport must be "auto" or "gloo", got {self.transport!r}')
         dtype = self.message_dtype
         if dtype is not None and not dtype.is_floating_point:
             raise ArgumentError(f"message_dtype must be a floating-point type, got {dtype}")

@@ -11,6 +11,7 @@ from torch import Tensor
 from synthgrad.distributed.edge import Edge
 from synthgrad.distributed.learner import Learner, Sent
 from synthgrad.distributed.link import Frame
+from synthgrad.distributed.nccl import Nccl
 from synthgrad.distributed.patience import Patience
 from synthgrad.distributed.place import PeerError, Place
 from synthgrad.distributed.schema import Kind, Schema, dtype_name, named_dtype
@@ -62,6 +63,7 @@ class Outgoing:
         self._generation = 0
         self._window = Window(place.options)
         self._last = 0
+        self._number = 0
         if schema is not None:  # the shapes are as they were; the options may be others now
             known = (schema.shape, schema.dtype, schema.label_shape, schema.label_dtype)
             self._open(self._schema(*known))
@@ -126,7 +128,7 @@ class Outgoing:
             return
         if self.edge is not None and self.edge.wants_message:
             return  # targets bring their own
-        self._sent[frame.step] = sent
+        self._sent[frame.number] = sent
         while len(self._sent) > schema.capacity + 2:  # none comes for the oldest any more
             del self._sent[next(iter(self._sent))]
 
@@ -201,7 +203,9 @@ class Outgoing:
         meeting = Meeting(
             place.store, place.index, 0, interface=options.interface, timeout=options.timeout
         )
-        self.edge = Edge(self.name, meeting, 0, options, place.changed, schema=schema)
+        library = Nccl(self.learner.device, options)
+        edge = Edge(self.name, meeting, 0, options, place.changed, schema=schema, library=library)
+        self.edge = edge
         return self.edge
 
     def _edge_for(self, frame: Frame) -> Edge:
@@ -212,7 +216,8 @@ class Outgoing:
             return self.edge
         h, y = frame.tensors
         if not isinstance(h, Tensor) or not h.is_floating_point():
-            raise ShapeError(f"a message is one floating-point tensor, got {_kind(h)}")
+            kind = getattr(h, "dtype", type(h).__name__)
+            raise ShapeError(f"a message is one floating-point tensor, got {kind}")
         dtypes = dtype_name(h.dtype), dtype_name(y.dtype)
         found = self._schema(tuple(h.shape), dtypes[0], tuple(y.shape), dtypes[1])
         if self.edge is None:
@@ -255,6 +260,8 @@ class Outgoing:
         assert self.edge is not None
         self._renew(self.edge)  # or else what is sent now would be forgotten with what was before
         self._edge_for(frame)
+        self._number += 1
+        frame.number = self._number
         if not self.edge.send(frame):
             return False
         self._patience.stalled, self._patience.dropped = False, 0
@@ -281,7 +288,7 @@ class Outgoing:
             assert self.schema is not None
             sent: Sent | None = Sent(h.to(named_dtype(self.schema.dtype)), y, -1, None)
         else:
-            sent = self._sent.pop(frame.step, None)
+            sent = self._sent.pop(frame.number, None)
         if sent is None:
             self.counters.late += 1
             return
@@ -291,7 +298,3 @@ class Outgoing:
         self.counters.busy += time.monotonic() - started
         self.counters.targets += 1
         self.counters.target_age += max(0, self._last - frame.step)
-
-
-def _kind(h: object) -> str:
-    return f"{h.dtype}" if isinstance(h, Tensor) else type(h).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from dataclasses import dataclass, field
 
 from synthgrad.distributed.edge import Edge
 from synthgrad.distributed.options import Options
-from synthgrad.errors import SynthgradError
+from synthgrad.distributed.store import address
+from synthgrad.errors import ArgumentError, SynthgradError
 
 
 class PeerError(SynthgradError, RuntimeError):
@@ -26,6 +28,7 @@ class Place:
         store: where they meet.
         options: the run's.
         changed: notified when something comes over an edge.
+        saves: called while a stage that was asked to stop waits for something.
         stop_at: when waiting ends for a stage that was asked to stop; None if it was not.
     """
 
@@ -34,6 +37,7 @@ class Place:
     store: str
     options: Options
     changed: threading.Condition = field(default_factory=threading.Condition)
+    saves: Callable[[], None] = lambda: None
     stop_at: float | None = None
 
     @property
@@ -48,6 +52,8 @@ class Place:
 
     def pause(self, ready: Callable[[], bool]) -> float:
         """Waits a little for something to happen; returns the seconds that passed."""
+        if self.stopping:
+            self.saves()
         started = time.monotonic()
         with self.changed:
             # In slices, since a signal wakes nobody.
@@ -63,3 +69,25 @@ class Place:
         """
         if edge.problem is not None:
             raise edge.problem
+
+
+def check_interface(name: str | None) -> None:
+    """Looks whether this machine has a network interface; None always is.
+
+    Raises:
+        ArgumentError: it has not; says which it has.
+    """
+    there = [found for _, found in socket.if_nameindex()]
+    if name is not None and name not in there:
+        raise ArgumentError(
+            f"interface: there is no {name!r} on this machine, only {', '.join(there)}"
+        )
+
+
+def answers(store: str) -> bool:
+    """Whether anybody listens where the store should be; waits for two seconds at most."""
+    try:
+        with socket.create_connection(address(store), timeout=2.0):
+            return True
+    except OSError:
+        return False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from synthgrad.errors import SynthgradError
 
-VERSION = 1
+VERSION = 2
 
 
 class SchemaError(SynthgradError, ValueError):
@@ -122,21 +124,32 @@ class Layout:
 
     Args:
         parts: shape and dtype of each.
+        start: bytes in front of them, for something else.
     """
 
-    def __init__(self, parts: Sequence[tuple[Sequence[int], str]]) -> None:
-        self._parts: list[tuple[int, int, tuple[int, ...], torch.dtype]] = []
-        self.size = 0
-        for shape, name in parts:
-            dtype = named_dtype(name)
+    def __init__(self, parts: Sequence[tuple[Sequence[int], str]], start: int = 0) -> None:
+        self._parts = list(parts)
+        self._dtypes = [named_dtype(name) for _, name in parts]
+        self._places: list[tuple[tuple[int, ...], tuple[int, ...], int]] = []
+        self.size = start
+        for (shape, _), dtype in zip(parts, self._dtypes, strict=True):
+            strides = torch.empty(tuple(shape), device="meta").stride()
+            self._places.append((tuple(shape), strides, self.size // dtype.itemsize))
             length = torch.Size(shape).numel() * dtype.itemsize
-            self._parts.append((self.size, length, tuple(shape), dtype))
             self.size += -(-length // 16) * 16
 
-    def room(self) -> Room:
+    def behind(self, start: int) -> Layout:
+        """The same, so many bytes further back."""
+        return Layout(self._parts, start)
+
+    def room(self, device: torch.device | str = "cpu") -> Room:
         """A buffer for one frame."""
-        buffer = torch.empty(max(self.size, 1), dtype=torch.uint8)
-        views = [buffer[a : a + n].view(dtype).view(shape) for a, n, shape, dtype in self._parts]
+        # In few steps: on a busy machine each of them costs microseconds.
+        first = self._dtypes[0] if self._dtypes else torch.uint8
+        buffer = torch.empty(max(self.size, 16) // first.itemsize, dtype=first, device=device)
+        views = []
+        for dtype, place in zip(self._dtypes, self._places, strict=True):
+            views.append((buffer if dtype == first else buffer.view(dtype)).as_strided(*place))
         return Room(buffer, views)
 
 
@@ -146,6 +159,11 @@ class Room:
 
     buffer: Tensor
     views: list[Tensor]
+
+    @cached_property
+    def memory(self) -> Any:
+        """The buffer as bytes, which are quicker to fill than a tensor; where it is on the CPU."""
+        return (ctypes.c_char * self.buffer.nbytes).from_address(self.buffer.data_ptr())
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from synthgrad.distributed.learner import Learner, LossFn
 from synthgrad.distributed.options import Options
+from synthgrad.distributed.place import PeerError, Place, answers, check_interface
 from synthgrad.distributed.status import Publisher
 from synthgrad.distributed.store import address
-from synthgrad.distributed.worker import Batches, Evaluation, Place, Worker
+from synthgrad.distributed.worker import Batches, Evaluation, Worker
 from synthgrad.errors import ArgumentError
 from synthgrad.feedback import Feedback, Regression
 from synthgrad.schedule.optimizers import MakeOptimizer
@@ -95,6 +96,8 @@ class Stage:
                 f"stage {index} of {stages} {'needs a' if loss_fn is None else 'takes no'} loss_fn"
             )
         address(store)
+        options = options or Options()
+        check_interface(options.interface)
         learner = Learner(
             segment,
             optimizer,
@@ -104,7 +107,7 @@ class Stage:
             inputs=inputs,
         )
         self.worker = Worker(
-            Place(index, stages, store, options or Options()),
+            Place(index, stages, store, options),
             learner,
             batches,
             Evaluation(evaluation, evaluate_every, metric, on_result),
@@ -129,13 +132,22 @@ class Stage:
         path = None if worker.folder is None else worker.folder / "status.json"
         with Publisher(path, self.status):
             try:
-                worker.run(steps, resume=resume)
+                self._run(steps, resume)
             except BaseException as error:
                 worker.state = f"failed: {type(error).__name__}: {error}"
                 raise
             finally:
                 worker.close()
         return self.status()
+
+    def _run(self, steps: int, resume: bool) -> None:
+        try:
+            self.worker.run(steps, resume=resume)
+        except PeerError as error:
+            store = self.worker.place.store
+            if answers(store):
+                raise
+            raise PeerError(f"{error}; nor does a store answer at {store}") from None
 
     def stop(self) -> None:
         """Asks :meth:`run` to end soon, with a checkpoint; may be called by a signal handler.

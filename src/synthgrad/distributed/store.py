@@ -14,15 +14,21 @@ from typing import Any
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import ProcessGroupGloo
 
+from synthgrad.distributed.bounded import Bounded
 from synthgrad.distributed.schema import SchemaError
 from synthgrad.errors import ArgumentError
 
 Accept = Callable[[dict[str, Any]], str | None]
 """Looks at the other end's record; returns why it is refused, or None."""
 
+Extend = Callable[[Any], None]
+"""Given a store that the two ends of an edge alone have; may raise RuntimeError."""
+
 _POLL = 0.01
 _SLOW_POLL = 0.1
 """Seconds between looks at the store, once the other end has been away for a while."""
+_LONGEST_PAUSE = 60.0
+"""Seconds at most before a store that hangs is tried again while it still does."""
 
 
 def serve(port: int = 0, host: str = "127.0.0.1") -> TCPStore:
@@ -92,43 +98,90 @@ class Meeting:
         self._host, self._port = address(store)
         self._edge, self._rank = edge, rank
         self._interface = interface
+        self._limit = timeout
         self._timeout = min(timeout, 5.0)
         self._client: TCPStore | None = None
+        self._stuck: list[Bounded] = []
 
-    def form(self, record: dict[str, Any], accept: Accept, closing: threading.Event) -> Any | None:
+    def form(
+        self,
+        record: dict[str, Any],
+        accept: Accept,
+        closing: threading.Event,
+        extend: Extend | None = None,
+    ) -> Any | None:
         """Waits for the other end, and forms a group with it; None if told to close.
+
+        Args:
+            record: what this end says to the other.
+            accept: looks at what the other end says.
+            closing: set when it is time to leave.
+            extend: called once the group is there, with a store that the two ends alone have; may
+                form more.
 
         Raises:
             RuntimeError: the store or the other end is gone; to be tried again.
             SchemaError: one end refused the other.
         """
+        # A store that hangs answers nothing, and its client has no limit of its own: each call
+        # that never returned keeps a thread, so there are fewer and fewer of them.
+        self._stuck = [attempt for attempt in self._stuck if attempt.running]
+        pause = min(self._limit * (2 ** len(self._stuck) - 1), _LONGEST_PAUSE)
+        end = time.monotonic() + pause
+        while self._stuck and all(a.running for a in self._stuck) and time.monotonic() < end:
+            if closing.wait(min(_SLOW_POLL, pause)):
+                return None
+        attempt = Bounded(
+            lambda attempt: self._form(attempt, record, accept, extend), self._limit, closing
+        )
         try:
-            return self._form(record, accept, closing)
+            return attempt.result()
         except SchemaError:
             raise
         except (RuntimeError, OSError, ValueError):
             self._client = None  # a store that was started again wants new connections
+            if attempt.running:
+                self._stuck.append(attempt)
             raise
 
-    def _form(self, record: dict[str, Any], accept: Accept, closing: threading.Event) -> Any | None:
+    def _form(
+        self, attempt: Bounded, record: dict[str, Any], accept: Accept, extend: Extend | None
+    ) -> Any | None:
         timeout = timedelta(seconds=self._timeout)
-        if self._client is None:
-            self._client = TCPStore(self._host, self._port, is_master=False, timeout=timeout)
         client = self._client
+        if client is None:
+            with attempt.limit():
+                client = TCPStore(self._host, self._port, is_master=False, timeout=timeout)
+        self._client = client
         mine, theirs = (f"edge{self._edge}/{rank}" for rank in (self._rank, 1 - self._rank))
         own = {**record, "name": uuid.uuid4().hex, "seen": "", "refused": ""}
-        client.set(mine, json.dumps(own))
+
+        said = ""
+
+        def say() -> None:
+            nonlocal said
+            said = json.dumps(own)
+            with attempt.limit():
+                client.set(mine, said)
+
+        def look() -> dict[str, Any] | None:
+            with attempt.limit():
+                both = client.multi_get([mine, theirs]) if client.check([mine, theirs]) else None
+                there = both[0] if both else client.check([mine]) and client.get(mine)
+            # A store that was started again has nothing; one that hung may read old words last.
+            if not there or there.decode() != said:
+                say()
+            return json.loads(both[1]) if both else None
+
+        say()
         soon = time.monotonic() + 10.0
-        while not closing.wait(_POLL if time.monotonic() < soon else _SLOW_POLL):
-            if not client.check([mine, theirs]):
-                if not client.check([mine]):  # the store was started again
-                    client.set(mine, json.dumps(own))
+        while not attempt.closing.wait(_POLL if time.monotonic() < soon else _SLOW_POLL):
+            if (other := look()) is None:
                 continue
-            other = json.loads(client.get(theirs))
             if other["name"] != own["seen"]:
                 refusal = accept(other)
                 own |= {"seen": other["name"], "refused": refusal or ""}
-                client.set(mine, json.dumps(own))
+                say()
             if other["seen"] == own["name"]:  # it lives: only now does it count what it says
                 if own["refused"]:
                     raise SchemaError(own["refused"])
@@ -137,7 +190,12 @@ class Meeting:
                 name, seen = own["name"], own["seen"]
                 names = (name, seen) if self._rank == 0 else (seen, name)
                 store = PrefixStore(f"edge{self._edge}/{names[0]}-{names[1]}", client)
-                return ProcessGroupGloo(store, self._rank, 2, self._options())  # pyright: ignore[reportCallIssue, reportArgumentType]
+                with attempt.limit(3):  # the other end may be slow as well
+                    group = ProcessGroupGloo(store, self._rank, 2, self._options())  # pyright: ignore[reportCallIssue, reportArgumentType]
+                if extend is not None:
+                    with attempt.limit(3):
+                        extend(store)
+                return group
         return None
 
     def _options(self) -> Any:

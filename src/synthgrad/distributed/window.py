@@ -6,7 +6,8 @@ import math
 
 from synthgrad.distributed.options import MAX_WINDOW, Options
 
-_UNTIL_MEASURED = 8
+UNTIL_MEASURED = 8
+"""Messages in flight with ``window="auto"``, before the round trip is known."""
 _MARGIN = 4
 
 
@@ -33,5 +34,5 @@ class Window:
         if isinstance(self._given, int):
             return self._given
         if round_trip is None or not self._seconds:
-            return _UNTIL_MEASURED
+            return UNTIL_MEASURED
         return min(MAX_WINDOW, math.ceil(round_trip / self._seconds) + _MARGIN)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from synthgrad import saved
+from synthgrad.distributed.ending import Ending
 from synthgrad.distributed.evaluation import Tally, frames
 from synthgrad.distributed.incoming import Incoming
 from synthgrad.distributed.learner import Learner
@@ -54,6 +55,7 @@ class Worker:
         before_step: Callable[[int], None] | None,
     ) -> None:
         self.place, self.learner = place, learner
+        place.saves = self._save_if_due
         self.step = 0
         self.state = "starting"
         self.counters = Counters()
@@ -65,8 +67,9 @@ class Worker:
         self._evaluated = 0
         self._tally = Tally(evaluation.metric)
         self._save_at = time.monotonic() + place.options.checkpoint_every
-        self._final_generation = 0
         self._killed = False
+        self._saved: tuple[int, ...] = ()
+        self._through = -1  # the steps of the run that an earlier process brought to its end
 
     def run(self, steps: int, *, resume: bool) -> None:
         """Does everything; afterwards ``state`` is "finished" or "stopped"."""
@@ -81,16 +84,20 @@ class Worker:
             )
         if place.index:
             self.incoming = Incoming(place, self.learner, self.counters, schemas.get("below"))
+        self._ending = Ending(place, self.outgoing, self.incoming)
         self._steps = steps
-        self.state = "training"
-        ended = self._loop()
-        self._save(ended=True)
+        restored, ended = self._through == steps, "finished"
+        if not restored:
+            self.state = "training"
+            ended = self._loop()
+            self._save(ended=ended)
         self.state = ended
-        if ended == "finished" and self.incoming is not None:
-            self.incoming.edge.send(Frame(Kind.DONE))
+        if ended == "finished":
+            self._ending.farewell(restored=restored)
 
     def stop(self) -> None:
-        """Asks :meth:`run` to end soon."""
+        """Asks :meth:`run` to end soon; what is there now is saved first, come what may."""
+        self._save_at = 0.0
         if self.place.stop_at is None:
             self.place.stop_at = time.monotonic() + self.place.options.timeout
 
@@ -138,10 +145,10 @@ class Worker:
         """Passes a frame of an evaluation on, or counts it; says whether it got there."""
         h, y = frame.tensors
         output = self.learner.evaluate(h)
+        if frame.final:
+            self._ending.note(frame)
         passed = True
         if self.outgoing is not None:
-            if frame.final:
-                self._final_generation = self._final_generation or self._generation()
             up = replace(frame, tensors=(output, y), link=None)
             passed = self.outgoing.pass_up(up, must=frame.final)
         else:
@@ -155,8 +162,6 @@ class Worker:
     def _loop(self) -> str:
         while True:
             self._collect()
-            if self.folder and time.monotonic() > self._save_at:
-                self._save()
             ended = self._first() if self.incoming is None else self._later(self.incoming)
             if ended == "stopped" and self.outgoing is not None:
                 self.outgoing.drain()
@@ -196,24 +201,19 @@ class Worker:
                 incoming.edge.inbox.appendleft(frame)
             self._train_on_prediction()
         elif frame is not None and frame.kind == Kind.TRAIN:
-            self._train_on(frame, incoming)
+            self._train_on(frame)
         elif frame is not None and frame.kind == Kind.EVAL:
             self.evaluate(frame)
         elif frame is not None and frame.kind == Kind.STOP and self.place.stopping:
             return "stopped"
         elif frame is not None and frame.kind == Kind.END:
-            return self._finish(incoming)
+            return self._finish(incoming, frame)
         return ""
 
-    def _train_on(self, frame: Frame, incoming: Incoming) -> None:
-        if self.learner.inputs is None:
-            self.train(frame)
-            return
-        if self.counters.updates >= self._steps:
-            incoming.answer(frame, None)
-            return
-        x, y = self._batch(frame.step)
-        self.learner.fit_inputs(x, y, frame.tensors[0])
+    def _train_on(self, frame: Frame) -> None:
+        if self.learner.inputs is not None:
+            x, y = self._batch(frame.step)
+            self.learner.fit_inputs(x, y, frame.tensors[0])
         self.train(frame)
 
     def _train_on_prediction(self) -> None:
@@ -223,42 +223,38 @@ class Worker:
         self.train(Frame(Kind.TRAIN, self.step, tensors=(predicted, y)))
 
     def _finish_first(self) -> str:
-        outgoing = self.outgoing
+        self._save()  # whoever is started again evaluates what is evaluated here
         while True:
-            self._final_generation = 0
+            count = 0
             for frame in self._evaluation_frames(final=True):
-                self.evaluate(frame)
-            if outgoing is None:
-                return "finished"
-            if self._reached_the_end(outgoing):
+                count += 1
+                if not self.evaluate(frame):
+                    return "stopped"
+            if self._ending.reach(self.step, count):
                 return "finished"
             if self.place.stopping:
                 return "stopped"
 
-    def _finish(self, incoming: Incoming) -> str:
-        outgoing = self.outgoing
-        if outgoing is None or self._reached_the_end(outgoing):
-            return "finished"
-        if not self.place.stopping:
-            # The next stage was lost before it was through; the one before sends the end again.
-            self._final_generation = 0
-            incoming.edge.reset()
-            self.place.pause(lambda: not incoming.edge.up)
+    def _finish(self, incoming: Incoming, end: Frame) -> str:
+        if self._ending.is_whole(end):
+            if self.outgoing is not None:
+                self._save()
+            if self._ending.reach(end.step, end.rows):
+                return "finished"
+        if not self.place.stopping:  # a stage was lost before it was through
+            self._ending.send_again(incoming)
         return ""
-
-    def _reached_the_end(self, outgoing: Outgoing) -> bool:
-        """Says up that all has been sent, and waits until the stages above are through."""
-        whole = outgoing.pass_up(Frame(Kind.END, self.step), must=True)
-        whole = whole and self._final_generation in (0, self._generation())
-        return whole and outgoing.await_done()
-
-    def _generation(self) -> int:
-        edge = None if self.outgoing is None else self.outgoing.edge
-        return 0 if edge is None else edge.generation
 
     def _collect(self) -> None:
         if self.outgoing is not None:
             self.outgoing.collect()
+        self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        now = self.step, self.counters.updates, self.counters.targets
+        if self.folder and time.monotonic() > self._save_at and now != self._saved:
+            self._saved = now
+            self._save()
 
     def _report(self, step: int) -> None:
         values = self._tally.take()
@@ -277,13 +273,14 @@ class Worker:
         size = len(self._batch(self.step)[1])
         return frames(self._evaluation.batches(), size, self.step, final=final)
 
-    def _save(self, *, ended: bool = False) -> None:
+    def _save(self, *, ended: str = "") -> None:
         if self.folder is None:
             return
         ends = {"above": self.outgoing, "below": self.incoming}
         schemas = {name: end.schema.to_json() for name, end in ends.items() if end and end.schema}
         state = {"learner": self.learner.state_dict(), "step": self.step, "schemas": schemas}
-        state |= {"counters": asdict(self.counters), "evaluated": self._evaluated, "ended": ended}
+        state |= {"counters": asdict(self.counters), "evaluated": self._evaluated}
+        state |= {"ended": ended, "through": self._steps if ended == "finished" else -1}
         saved.save(self.folder, self.step, state)
         self._save_at = time.monotonic() + self.place.options.checkpoint_every
 
@@ -294,6 +291,7 @@ class Worker:
         self.learner.load_state_dict(state["learner"])
         self.step, self._evaluated = state["step"], state["evaluated"]
         self._killed = not state["ended"]
+        self._through = state.get("through", -1)
         self.counters = Counters(**state["counters"])
         log.info("going on at step %d", self.step)
         return {name: Schema.from_json(text) for name, text in state["schemas"].items()}

@@ -19,6 +19,8 @@ from synthgrad.lab.errors import RunError, UsageError
 class RunFolder:
     """The files of one run. Nothing is written before :meth:`open`.
 
+    ``config.json`` says how the run went on last, where that may differ.
+
     Args:
         path: the folder; made if it is not there.
         config: what ``config.json`` will say, or has to say already to resume.
@@ -50,7 +52,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if not self._config_file.exists():
+            if not self._config_file.exists() or _read(self._config_file) != self.config:
                 _write(self._config_file, self.config)
         except OSError as error:
             raise UsageError(f"--out: cannot write to {self.path}: {error.strerror}") from error
@@ -106,8 +108,7 @@ class RunFolder:
             raise UsageError(
                 f"--out: {self.path} already holds a run; give another folder, or --resume"
             )
-        here = {k: v for k, v in self.config.items() if k not in _MAY_DIFFER}
-        there = {k: v for k, v in found.items() if k not in _MAY_DIFFER}
+        here, there = _what_counts(self.config), _what_counts(found)
         different = sorted(k for k in here | there if here.get(k) != there.get(k))
         if "recipe" in different:  # then all else differs for that reason
             different = ["recipe"]
@@ -118,8 +119,19 @@ class RunFolder:
             raise UsageError(f"--resume: {self.path} holds another run: {lines}")
 
 
-# Where and how fast a run goes does not make it another run.
-_MAY_DIFFER = {"device", "graph", "threads", "checkpoint_every"}
+_WAITS = ("timeout", "patience", "save_seconds", "interface", "transport")
+# Where and how fast a run goes, and for how long it waits, does not make it another run.
+_MAY_DIFFER = {
+    *("device", "graph", "threads", "checkpoint_every"),
+    *(f"pipeline.{name}" for name in _WAITS),
+}
+
+
+def _what_counts(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings by which runs are told apart; those of a pipeline by their full names."""
+    flat = {k: v for k, v in config.items() if k != "pipeline"}
+    flat |= {f"pipeline.{k}": v for k, v in config.get("pipeline", {}).items()}
+    return {k: v for k, v in flat.items() if k not in _MAY_DIFFER}
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,8 @@ from synthgrad.lab.bench.pipeline.contestants import Runner
 from synthgrad.lab.bench.pipeline.job import Job
 from synthgrad.lab.bench.pipeline.locked import _sums
 from synthgrad.lab.bench.pipeline.plain import train_alone, train_backprop
-from synthgrad.lab.bench.pipeline.work import Work, build, loss_fn, wrong
+from synthgrad.lab.bench.pipeline.work import Work, build
+from synthgrad.lab.stages.build import loss_fn, wrong
 
 DIGITS = Work(kind="mnist", recipe="digits-fcn", batch=64, iterations=100)
 WIDE = Work(kind="wide", batch=32, width=24, message=16, depth=1)

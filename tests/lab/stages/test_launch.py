@@ -15,13 +15,13 @@ from synthgrad.lab import cli
 COMMAND = [sys.executable, "-m", "synthgrad.lab.cli", "launch", "digits-fcn", "--save-seconds", "1"]
 
 
-def _launch(out, *options):
+def _launch(out, *options, **environment):
     return subprocess.Popen(
         [*COMMAND, "--out", str(out), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
 
 
@@ -49,6 +49,10 @@ def test_a_launch_survives_a_kill_stops_on_sigterm_and_goes_on(tmp_path):
         killed = _until(out, 1, lambda s: s["updates"] > 50)
         os.kill(killed["pid"], signal.SIGKILL)
         _until(out, 1, lambda s: s["pid"] != killed["pid"] and s["updates"] > killed["updates"])
+        # A stage that is told to stop by another than the launcher is needed all the same.
+        asked = _until(out, 0, lambda s: s["updates"] > 50)
+        os.kill(asked["pid"], signal.SIGTERM)
+        _until(out, 0, lambda s: s["pid"] != asked["pid"] and s["updates"] > asked["updates"])
         running.send_signal(signal.SIGTERM)
         _, said = running.communicate(timeout=60)
     finally:
@@ -79,6 +83,46 @@ def test_a_launch_survives_a_kill_stops_on_sigterm_and_goes_on(tmp_path):
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["test_error"] == summary["metrics"]["test_error"]
 
+    # As after a kill of the last stage, between its last word to the others and its summary.
+    (out / "summary.json").unlink()
+    last = _launch(out, *options, steps, "--resume")
+    try:
+        _, said = last.communicate(timeout=50)  # less than the patience
+    finally:
+        last.terminate()
+        last.wait(60)
+    assert last.returncode == 0, said
+    assert json.loads((out / "summary.json").read_text())["metrics"] == summary["metrics"]
+
+
+_MISTAKEN = """
+import sys
+if "synthgrad.lab.stages.work" in sys.orig_argv and "torch.distributed.run" not in sys.orig_argv:
+    from synthgrad.lab.errors import UsageError
+    from synthgrad.lab.stages import build
+    made = build.build
+    def mistaken(*given, index, **settings):
+        if index == 1:
+            raise UsageError("--nothing: expected this to go wrong")
+        return made(*given, index=index, **settings)
+    build.build = mistaken
+"""
+
+
+@pytest.mark.timeout(150)
+def test_a_mistake_in_a_stage_ends_the_run_at_once(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(_MISTAKEN)
+    out = tmp_path / "run"
+    running = _launch(out, "--iterations", "50", PYTHONPATH=str(tmp_path))
+    try:
+        _, said = running.communicate(timeout=100)  # less than the patience
+    finally:
+        running.terminate()
+        running.wait(60)
+    assert running.returncode == 1
+    assert said == "synthgrad: stage-1: --nothing: expected this to go wrong\n"
+    assert (out / "stage-1" / "log.txt").read_text().count("--nothing") == 1
+
 
 @pytest.mark.parametrize(
     ("command", "arguments", "says"),
@@ -91,10 +135,16 @@ def test_a_launch_survives_a_kill_stops_on_sigterm_and_goes_on(tmp_path):
         ("launch", ("--interfaces", "1"), "--interfaces"),
         ("launch", ("--window", "1000"), "--window"),
         ("launch", ("--restarts", "-1"), "--restarts"),
+        ("launch", ("--network-interface", "eth99"), "--network-interface: there is no 'eth99'"),
         ("stage", ("--stage", "0"), "--store"),
         ("stage", (), "--stage"),
         ("stage", ("--stage", "2", "--store", "127.0.0.1:1"), "--stage"),
         ("stage", ("--stage", "1", "--store", "nowhere"), "host:port"),
+        (
+            "stage",
+            ("--stage", "1", "--store", "127.0.0.1:1", "--network-interface", "eth99"),
+            "--network-interface",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

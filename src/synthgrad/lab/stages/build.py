@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,10 +106,6 @@ def build(
         for rate in rates:
             rate.set(rate_factor(step, config.iterations))
 
-    def evaluation() -> Any:
-        size = config.batch_size
-        return zip(data.test_x.split(size), data.test_y.split(size), strict=True)
-
     full = config.unlock == "full" and index > 0
     return Stage(
         cut[index],
@@ -121,21 +116,27 @@ def build(
         feedback_optimizer=partial(adam, rate=rates[1]),
         feedback=None if last else between[index].feedback,
         inputs=between[index - 1].inputs if full else None,
-        loss_fn=_loss if last else None,
+        loss_fn=loss_fn if last else None,
         batches=batches.at,
         before_step=before_step,
-        evaluation=evaluation,
+        evaluation=partial(evaluation_batches, data, config.batch_size),
         evaluate_every=config.eval_every,
-        metric=_wrong,
+        metric=wrong,
         on_result=on_result,
         options=pipeline.options(recipe.name, config, out),
     )
 
 
-def _loss(output: Tensor, y: Tensor) -> Tensor:
+def loss_fn(output: Tensor, y: Tensor) -> Tensor:
+    """The mean cross entropy of logits ``"batch classes"``, given labels ``"batch"``."""
     return mean_loss(y, output)
 
 
-def _wrong(output: Tensor, y: Tensor) -> Tensor:
-    """In percent."""
+def wrong(output: Tensor, y: Tensor) -> Tensor:
+    """100 for each example that is classified wrongly, so that the mean is a percentage."""
     return 100.0 * (output.argmax(dim=1) != y)
+
+
+def evaluation_batches(data: DataSet, size: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """The test set in batches of ``size``; the last may be smaller."""
+    return zip(data.test_x.split(size), data.test_y.split(size), strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from synthgrad.lab.recipes import Recipe
 from synthgrad.lab.run import pick_device
 from synthgrad.lab.signals import Stopped, noted_signals
 from synthgrad.lab.stages.build import segments
-from synthgrad.lab.stages.options import PipelineConfig, settled, to_json
-from synthgrad.lab.stages.work import LAUNCHER
+from synthgrad.lab.stages.options import PipelineConfig, check_here, settled, to_json
+from synthgrad.lab.stages.work import LAUNCHER, MISTAKE
 
 _POLL = 0.1
 
@@ -56,7 +57,7 @@ def launch(
 
     Raises:
         UsageError: a setting or the folder cannot be used as given.
-        RunError: a stage failed too often.
+        RunError: a stage failed too often, or once with what would only come again.
         Stopped: SIGINT or SIGTERM came; every stage has stopped with a checkpoint.
     """
     config = settled(recipe, config)
@@ -64,6 +65,7 @@ def launch(
         config = config.changed(threads=max(1, (os.cpu_count() or 1) // pipeline.stages))
     if restarts < 0:
         raise UsageError(f"--restarts: expected at least 0, got {restarts}")
+    check_here(pipeline)
     folder = RunFolder(out, to_json(recipe, config, pipeline), resume=resume)
     if (done := folder.finished()) is not None:
         return done
@@ -73,39 +75,52 @@ def launch(
     kept = serve() if store is None else None
     where = f"127.0.0.1:{kept.port}" if kept is not None else str(store)
     agents: list[subprocess.Popen[bytes]] = []
+    # A stage waits for its neighbours, and then for their goodbye.
+    patience = 2 * pipeline.timeout + 20
     ended = True
     try:
         with noted_signals() as stop, progress(config.method, config.iterations) as report:
             for index in range(pipeline.stages):
-                agents += [_agent(index, out, where, restarts, data_root)]
+                agents += [_agent(index, out, where, restarts, data_root, patience)]
             shown = -1
             while any(agent.poll() is None for agent in agents):
                 if stop:
                     ended = False
                     break
-                if any(agent.poll() not in (None, 0) for agent in agents):
+                if any(agent.poll() not in (None, 0) for agent in agents) or _mistakes(out):
                     break
                 shown = _show(out / f"stage-{pipeline.stages - 1}" / "status.json", shown, report)
                 time.sleep(_POLL)
     finally:
-        codes = _stop(agents, pipeline.timeout + 20)
+        codes = _stop(agents, patience + 10)
     if not ended:
         raise Stopped("all stages have stopped; the same command with --resume goes on")
+    if mistakes := _mistakes(out):
+        raise RunError("; ".join(mistakes))
     summary = folder.finished()
     if summary is None or any(codes):
-        failed = [str(i) for i, code in enumerate(codes) if code]
-        raise RunError(
-            f"stage {', '.join(failed) or 'unknown'} failed; {out}/stage-*/log.txt says why"
-        )
+        failed = ", ".join(str(i) for i, code in enumerate(codes) if code)
+        what = f"stage {failed} failed" if failed else "all stages ended, but wrote no summary.json"
+        raise RunError(f"{what}; {out}/stage-*/log.txt says why")
     return summary
 
 
+def _mistakes(out: Path) -> list[str]:
+    """What stages found that would only go wrong again."""
+    found = sorted(out.glob(f"stage-*/{MISTAKE}"))
+    return [f"{path.parent.name}: {path.read_text(encoding='utf-8')}" for path in found]
+
+
 def _agent(
-    index: int, out: Path, store: str, restarts: int, data_root: Path | None
+    index: int, out: Path, store: str, restarts: int, data_root: Path | None, patience: float
 ) -> subprocess.Popen[bytes]:
-    """Starts one stage under its agent; what both print goes to the stage's ``log.txt``."""
+    """Starts one stage under its agent; what both print goes to the stage's ``log.txt``.
+
+    Asked to stop, the agent leaves the stage ``patience`` seconds for its checkpoint.
+    """
     where = out / f"stage-{index}"
     where.mkdir(parents=True, exist_ok=True)
+    (where / MISTAKE).unlink(missing_ok=True)
     agent = ["torch.distributed.run", "--standalone", "--nnodes=1", "--nproc-per-node=1"]
     work = ["synthgrad.lab.stages.work", str(out), str(index), store, str(data_root or "")]
     command = [
@@ -120,7 +135,12 @@ def _agent(
             stderr=log,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, LAUNCHER: str(os.getpid())},
+            env={
+                **os.environ,
+                LAUNCHER: str(os.getpid()),
+                # An option of the agent's command line only in newer versions.
+                "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(patience)),
+            },
         )
 
 

@@ -12,6 +12,8 @@ import tyro
 from pydantic import Field, model_validator
 
 from synthgrad.distributed import Options
+from synthgrad.distributed.place import check_interface
+from synthgrad.errors import ArgumentError
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.recipes import Recipe
@@ -46,6 +48,9 @@ class PipelineConfig(Settings):
     """Seconds between the checkpoints of a stage."""
     interface: Annotated[str | None, tyro.conf.arg(name="network-interface")] = None
     """The network interface to listen on, as in eth0; by default that which leads to the store."""
+
+    transport: Literal["auto", "gloo"] = "auto"
+    """"auto": between stages on different GPUs messages go by NCCL; "gloo": never."""
 
     @model_validator(mode="after")
     def _split_agrees(self) -> PipelineConfig:
@@ -90,6 +95,7 @@ class PipelineConfig(Settings):
             checkpoint_every=self.save_seconds,
             folder=out,
             interface=self.interface,
+            transport=self.transport,
             fingerprint=hashlib.sha256(run.encode()).hexdigest()[:16],
         )
 
@@ -117,6 +123,18 @@ def settled(recipe: Recipe, config: FeedForwardConfig) -> FeedForwardConfig:
     if config.unlock == "no":
         config = config.changed(unlock="update")
     return recipe.settle(config)
+
+
+def check_here(pipeline: PipelineConfig) -> None:
+    """Looks whether this machine has what the settings name.
+
+    Raises:
+        UsageError: it has no such network interface.
+    """
+    try:
+        check_interface(pipeline.interface)
+    except ArgumentError as error:
+        raise UsageError(f"--network-{error}") from None
 
 
 def to_json(recipe: Recipe, config: FeedForwardConfig, pipeline: PipelineConfig) -> dict[str, Any]:

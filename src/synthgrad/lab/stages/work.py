@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from synthgrad.distributed import Stage
+from synthgrad.distributed import PeerError, Stage
 from synthgrad.errors import SynthgradError
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import UsageError
@@ -22,10 +22,12 @@ from synthgrad.lab.recipes import RECIPES, Recipe
 from synthgrad.lab.run import pick_device
 from synthgrad.lab.signals import SIGNALS, Stopped
 from synthgrad.lab.stages.build import build
-from synthgrad.lab.stages.options import PipelineConfig, settled, to_json
+from synthgrad.lab.stages.options import PipelineConfig, check_here, settled, to_json
 
 LAUNCHER = "SYNTHGRAD_LAUNCHER"
 """The environment variable with the process id of ``synthgrad launch``."""
+MISTAKE = "mistake.txt"
+"""In a stage's folder: what went wrong with it and would go wrong again."""
 
 
 def work(
@@ -46,6 +48,7 @@ def work(
         Stopped: SIGINT or SIGTERM came; ``resume`` goes on from there.
     """
     config = settled(recipe, config)
+    check_here(pipeline)
     if config.threads:
         torch.set_num_threads(config.threads)
     folder = RunFolder(out, to_json(recipe, config, pipeline), resume=True)  # the stages share it
@@ -124,27 +127,33 @@ def _spent(metrics: Path) -> float:
 
 def _follow(launcher: int) -> None:
     """Stops this process when the command that launched it has died without a word."""
-    while True:
-        try:
-            os.kill(launcher, 0)
-        except ProcessLookupError:
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
+    while _lives(launcher):
         time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _lives(launcher: int) -> bool:
+    try:
+        os.kill(launcher, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def main() -> None:
     """``python -m synthgrad.lab.stages.work OUT INDEX STORE DATA_ROOT``: a launched stage.
 
     The run folder's ``config.json`` says all the rest. A stage that is started again goes on from
-    its checkpoint; so does one that was told to, by the environment.
+    its checkpoint. What would go wrong again is left in a file for the launcher, and the agent is
+    told that all is well, or it would try again.
     """
     out, index, store, data_root = sys.argv[1:]
     found = json.loads((Path(out) / "config.json").read_text(encoding="utf-8"))
     recipe = RECIPES[found.pop("recipe")]
     pipeline = PipelineConfig(**found.pop("pipeline"))
     logging.basicConfig(level=logging.INFO, format=f"stage {index}: %(message)s")
-    threading.Thread(target=_follow, args=(int(os.environ[LAUNCHER]),), daemon=True).start()
+    launcher = int(os.environ[LAUNCHER])
+    threading.Thread(target=_follow, args=(launcher,), daemon=True).start()
     try:
         work(
             recipe,
@@ -157,13 +166,13 @@ def main() -> None:
             resume=True,
         )
     except Stopped:
-        sys.exit(0)
-    except UsageError as error:
-        print(f"synthgrad: {error}", file=sys.stderr)
-        sys.exit(2)
+        # The agent hears this only where it did not ask for it: then the others need this stage.
+        sys.exit(1 if _lives(launcher) else 0)
     except SynthgradError as error:
         print(f"synthgrad: stage {index}: {error}", file=sys.stderr)
-        sys.exit(1)
+        if isinstance(error, PeerError):  # the other may be there next time
+            sys.exit(1)
+        (Path(out) / f"stage-{index}" / MISTAKE).write_text(str(error), encoding="utf-8")
 
 
 if __name__ == "__main__":

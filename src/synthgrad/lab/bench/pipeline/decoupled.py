@@ -10,7 +10,8 @@ from typing import Any
 
 from synthgrad.distributed import Options, Stage
 from synthgrad.lab.bench.pipeline.job import Job
-from synthgrad.lab.bench.pipeline.work import Task, loss_fn, wrong
+from synthgrad.lab.bench.pipeline.work import Task
+from synthgrad.lab.stages.build import loss_fn, wrong
 
 
 def train_decoupled(job: Job, task: Task, note: Callable[[int], None]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPri
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
 from synthgrad.lab.bench.pipeline.job import Job
-from synthgrad.lab.bench.pipeline.work import Task, loss_fn
+from synthgrad.lab.bench.pipeline.work import Task
+from synthgrad.lab.stages.build import loss_fn
 
 SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 _TIMEOUT = timedelta(seconds=120)

@@ -12,7 +12,8 @@ from torch import nn
 
 from synthgrad.distributed.learner import Learner, Sent
 from synthgrad.lab.bench.pipeline.job import Job
-from synthgrad.lab.bench.pipeline.work import Task, loss_fn, wrong
+from synthgrad.lab.bench.pipeline.work import Task
+from synthgrad.lab.stages.build import loss_fn, wrong
 
 _LATE = 4
 """Steps after which a target comes to a stage alone."""

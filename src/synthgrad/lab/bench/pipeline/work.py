@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from synthgrad.distributed import cut
 from synthgrad.errors import ArgumentError
 from synthgrad.feedback import Feedback, Linear
 from synthgrad.lab.batches import Batches
 from synthgrad.lab.recipes import RECIPES
 from synthgrad.lab.schedules import rate_factor
+from synthgrad.lab.stages.build import evaluation_batches
 from synthgrad.lab.steppers import Rate, adam
 from synthgrad.schedule.optimizers import MakeOptimizer
 
@@ -71,22 +73,12 @@ class Task:
         evaluation: batches to evaluate on; none without a test set.
     """
 
-    segments: list[nn.Module]
+    segments: Sequence[nn.Module]
     feedbacks: list[Feedback]
     batches: Callable[[int], tuple[Tensor, Tensor]]
     optimizer: MakeOptimizer
     before_step: Callable[[int], None]
     evaluation: Callable[[], Iterable[tuple[Tensor, Tensor]]] | None = None
-
-
-def loss_fn(output: Tensor, y: Tensor) -> Tensor:
-    """Mean cross entropy of logits ``"batch classes"``."""
-    return F.cross_entropy(output, y)
-
-
-def wrong(output: Tensor, y: Tensor) -> Tensor:
-    """100 for each example that is classified wrongly, so that the mean is a percentage."""
-    return 100.0 * (output.argmax(dim=1) != y).float()
 
 
 def build(work: Work, stages: int) -> Task:
@@ -102,10 +94,9 @@ def build(work: Work, stages: int) -> Task:
         recipe = RECIPES[work.recipe]
         config = recipe.defaults.changed(layers=work.depth, seed=work.seed)
         data = recipe.load(Path(work.data_root) if work.data_root else None, torch.device("cpu"))
-        segments = _split(list(recipe.network(config, data).children()), stages)
+        segments = _split(recipe.network(config, data), stages)
         batches = Batches(data.train_x, data.train_y, work.batch, work.seed).at
-        whole = len(data.test_x) // work.batch * work.batch
-        evaluation = partial(_parts, data.test_x, data.test_y, work.batch, whole)
+        evaluation = partial(evaluation_batches, data, work.batch)
         widths = [config.units] * (stages - 1)
     else:
         make = _wide if work.kind == "wide" else _sleeping
@@ -163,20 +154,11 @@ def _sleeping(work: Work, *, last: bool) -> nn.Module:
     return nn.Sequential(Sleeper(work.sleep), nn.Linear(work.message, width))
 
 
-def _split(children: list[nn.Module], stages: int) -> list[nn.Module]:
+def _split(network: nn.Module, stages: int) -> list[nn.Sequential]:
     """Hidden layers and the classifier, as evenly as they go; a flattening belongs to the first."""
-    layers = [child for child in children if any(True for _ in child.parameters())]
-    if stages > len(layers):
-        raise ArgumentError(f"{len(layers)} layers cannot be split into {stages} stages")
-    ends = [len(layers) * (i + 1) // stages for i in range(stages)]
-    starts = [0, *ends[:-1]]
-    groups = [layers[a:b] for a, b in zip(starts, ends, strict=True)]
-    groups[0] = [c for c in children if c not in layers] + groups[0]
-    return [nn.Sequential(*group) for group in groups]
-
-
-def _parts(x: Tensor, y: Tensor, size: int, whole: int) -> Iterable[tuple[Tensor, Tensor]]:
-    for start in range(0, whole, size):
-        yield x[start : start + size], y[start : start + size]
-    if whole < len(x):
-        yield x[whole:], y[whole:]
+    assert isinstance(network, nn.Sequential)
+    layers = sum(any(True for _ in child.parameters()) for child in network)
+    if stages > layers:
+        raise ArgumentError(f"{layers} layers cannot be split into {stages} stages")
+    ends = [len(network) - layers + layers * (i + 1) // stages for i in range(stages)]
+    return cut(network, [b - a for a, b in pairwise([0, *ends])])

@@ -1,0 +1,78 @@
+"""What cannot go away is said once, and what stands in the way is named."""
+
+import signal
+import time
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from synthgrad import feedback
+from synthgrad.distributed import Options, PeerError, Stage, serve, train
+from synthgrad.errors import ArgumentError, ShapeError
+from tests.distributed.processes import batches, pipeline
+
+pytestmark = pytest.mark.timeout(150)
+
+
+def _too_large(path):
+    with open(path, "a") as file:
+        file.write("asked\n")
+    return [(torch.cat([x, x]), torch.cat([y, y])) for x, y in [batches(0)]]
+
+
+def test_an_error_that_would_come_again_ends_the_run_at_once(tmp_path):
+    asked = tmp_path / "asked"
+    with pytest.raises(ShapeError, match="128 examples, expected 1 to 64") as raised:
+        train(
+            [nn.Linear(8, 8), nn.Linear(8, 4)],
+            [feedback.Linear(8)],
+            batches=batches,
+            loss_fn=F.cross_entropy,
+            optimizer=partial(torch.optim.SGD, lr=0.1),
+            steps=2,
+            evaluation=partial(_too_large, str(asked)),
+            options=Options(timeout=2.0),
+        )
+    assert raised.value.__notes__ == ["This came up in stage 0."]
+    assert asked.read_text() == "asked\n"
+
+
+def _stage(**settings):
+    given = {"index": 1, "stages": 2, "store": "127.0.0.1:1", "loss_fn": F.cross_entropy}
+    return Stage(nn.Linear(8, 4), optimizer=torch.optim.Adam, **(given | settings))
+
+
+def test_an_interface_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(ArgumentError, match=r"no 'eth99' on this machine, only .*\blo\b"):
+        _stage(options=Options(interface="eth99"))
+    _stage(options=Options(interface="lo"))
+
+
+def test_who_waited_in_vain_says_whether_there_is_a_store():
+    options = Options(timeout=0.3, patience=0.5)
+    with pytest.raises(PeerError, match=r"nothing came .*; nor does a store answer at 127.0.0.1:1"):
+        _stage(options=options).run(5)
+    store = serve()
+    with pytest.raises(PeerError) as raised:
+        _stage(options=options, store=f"127.0.0.1:{store.port}").run(5)
+    assert "store" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("who", "hangs"), [(0, 1), (1, 0)])
+def test_a_stage_asked_to_stop_saves_before_it_waits_for_one_that_hangs(tmp_path, who, hangs):
+    # The grace between SIGTERM and SIGKILL is often shorter than the timeout.
+    with pipeline(tmp_path, 2, 10**6, timeout=60.0, checkpoint_every=1e6) as stages:
+        stages.until(1, lambda s: s["updates"] > 20)
+        stages.send(hangs, signal.SIGSTOP)
+        time.sleep(0.5)  # its window is full, or it has nothing to do
+        stages.send(who, signal.SIGTERM)
+        end = time.monotonic() + 10
+        while not (found := list((tmp_path / f"stage-{who}").glob("step-*.pt"))):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        time.sleep(0.5)
+        assert stages.processes[who].exitcode is None  # it waits for what is on its way
+        assert int(found[0].name.split("-")[1]) == stages.status(who)["step"]
