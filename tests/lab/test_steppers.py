@@ -8,7 +8,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from synthgrad.lab import trainer as trainer_module
 from synthgrad.lab.data import DataSet
 from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.steppers import Inline, Rate, adam
+from synthgrad.lab.steppers import BySchedule, Inline, Rate, adam
 from synthgrad.lab.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -121,3 +121,22 @@ def test_only_convolutions_on_a_gpu_want_channels_last():
     gpu = torch.device("cuda")
     assert chosen(convolution, gpu) == torch.channels_last
     assert chosen(convolution, CPU) == chosen(linear, gpu) == torch.contiguous_format
+
+
+@pytest.mark.parametrize(("schedule", "falls"), [("ours", False), ("paper", True)])
+def test_models_of_inputs_keep_their_rate_or_fall_as_the_papers(schedule, falls):
+    x, y = torch.rand(40, 1, 3, 3), torch.arange(40) % 10
+    data = DataSet("any", x, y, x, y, classes=10)
+    recipe = RECIPES["digits-fcn"]
+    settings = {"units": 4, "batch_size": 10, "iterations": 10, "schedule": schedule}
+    config = recipe.defaults.changed(method="cdni", unlock="full", **settings)
+    trainer = Trainer(recipe, config, data)
+    assert isinstance(trainer.stepper, BySchedule)
+    optimizers = trainer.stepper.schedule.optimizers
+    names = ("hidden1", "hidden1 feedback", "hidden1 input")
+    first = {name: float(optimizers[name].param_groups[0]["lr"]) for name in names}
+    for _ in range(10):
+        trainer.advance()
+    for name, rate in first.items():
+        expected = rate if name.endswith("input") and not falls else rate / 100
+        assert float(optimizers[name].param_groups[0]["lr"]) == pytest.approx(expected)

@@ -230,3 +230,16 @@ def test_a_synthetic_input_of_another_shape_is_refused():
 
 def _input(x: Tensor, h: Tensor) -> Regression:
     return SyntheticInput(x.shape[1], h.shape[1])
+
+
+def test_each_kind_of_model_has_the_optimiser_that_was_asked_for():
+    def rates(**optimizers):
+        made = sg.schedule.FullyUnlocked(_model(), still, **optimizers).optimizers
+        return {name: made[name].param_groups[0]["lr"] for name in ("0", "0 feedback", "0 input")}
+
+    assert rates() == {"0": 0.0, "0 feedback": 0.0, "0 input": 0.0}
+    two, three = partial(SGD, lr=2.0), partial(SGD, lr=3.0)
+    assert rates(feedback_optimizer=two) == {"0": 0.0, "0 feedback": 2.0, "0 input": 2.0}
+    assert rates(input_optimizer=three) == {"0": 0.0, "0 feedback": 0.0, "0 input": 3.0}
+    both = rates(feedback_optimizer=two, input_optimizer=three)
+    assert both == {"0": 0.0, "0 feedback": 2.0, "0 input": 3.0}

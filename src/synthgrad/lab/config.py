@@ -40,8 +40,9 @@ class FeedForwardConfig(Settings):
     p_update: Annotated[float, Field(ge=0, le=1)] = 1.0
     """The probability that a layer is updated at a step, each by itself and in random order; with
     "full", that it does anything at all."""
-    input_hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256,)
-    """Widths of the hidden layers of the models that predict inputs, for "full"."""
+    input_hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """Widths of the hidden layers of the models that predict inputs, for "full"; by default what
+    suits it."""
     feedback_hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Widths (for a CNN, filters) of the feedback models' hidden layers, as in 256 256; with no
     number after it, a linear model; by default the paper's for the method."""
@@ -56,6 +57,9 @@ class FeedForwardConfig(Settings):
     the method."""
     feedback_learning_rate: Annotated[float, Field(ge=0)] = 0
     """The same for feedback models; 0 for what suits the method, or that of the network."""
+    input_learning_rate: Annotated[float, Field(ge=0)] = 0
+    """The same for models that predict inputs, but that of "ours" does not fall, since they have to
+    follow the layers; 0 for what suits them."""
     schedule: Schedule = "ours"
     """What suits a method: "ours", or the "paper"'s 500k iterations at 3e-5."""
     validation: Annotated[int, Field(ge=0)] = 0

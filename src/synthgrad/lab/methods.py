@@ -82,6 +82,7 @@ def put_in(
                 "--unlock full predicts messages of features, as those of a fully connected "
                 f"network; this network's are {tuple(h.shape[1:])} for an example"
             )
+        assert config.input_hidden is not None  # settled
         return SyntheticInput(x[0].numel(), h.shape[1], config.input_hidden)
 
     lambda_ = WarmUp(config.warmup, config.lambda_) if config.warmup else config.lambda_

@@ -30,7 +30,7 @@ class Suits:
 
     Attributes:
         method: the method.
-        settings: any of ``iterations``, ``learning_rate``, ``feedback_learning_rate``, ``warmup``.
+        settings: what :meth:`Settings.filled` takes, such as ``iterations`` or ``warmup``.
         from_layers: for networks of at least so many layers.
     """
 
@@ -95,8 +95,12 @@ class Recipe:
         """The configuration with nothing left open: what was, is what suits its method."""
         if config.schedule == "paper":
             suited: dict[str, Any] = dict(PAPER)
+            if config.unlock == "full":
+                suited |= _PAPER_INPUTS
         else:
             suited = {"iterations": self.iterations, "learning_rate": 1e-3}
+            if config.unlock == "full":
+                suited |= _FULLY_UNLOCKED
             for suits in self.suited:
                 if config.method == suits.method and config.layers >= suits.from_layers:
                     suited |= suits.settings
@@ -112,6 +116,17 @@ def _fcn(config: FeedForwardConfig, data: DataSet) -> nn.Module:
 def _cnn(config: FeedForwardConfig, data: DataSet) -> nn.Module:
     return cnn(data.train_x.shape[1:], config.units, config.layers, data.classes)
 
+
+# The models that predict inputs are fitted least often and have to keep up (docs/log.md).
+_FULLY_UNLOCKED: Mapping[str, Any] = {
+    "iterations": 10_000,
+    "learning_rate": 3e-4,
+    "feedback_learning_rate": 1e-3,
+    "input_learning_rate": 3e-3,
+    "input_hidden": (512,),
+}
+# One hidden layer; of which width, the paper does not say.
+_PAPER_INPUTS: Mapping[str, Any] = {"input_learning_rate": 3e-5, "input_hidden": (256,)}
 
 _MNIST_HIDDEN = PaperHidden(dni=(1024, 1024), cdni=())
 

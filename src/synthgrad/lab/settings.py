@@ -23,7 +23,7 @@ class Settings(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
     nothing_at_zero: ClassVar[frozenset[str]] = frozenset(
-        ("iterations", "learning_rate", "feedback_learning_rate")
+        ("iterations", "learning_rate", "feedback_learning_rate", "input_learning_rate")
     )
 
     def __init__(self, **values: Any) -> None:

@@ -135,15 +135,20 @@ class BySchedule:
     """
 
     def __init__(self, model: nn.Module, config: FeedForwardConfig, device: torch.device) -> None:
-        own, others = _rates(config, device)
-        self.rates = (own, others)
-        kind = FullyUnlocked if config.unlock == "full" else Sporadic
-        self.schedule = kind(
-            model,
-            partial(adam, rate=own),
-            config.p_update,
-            feedback_optimizer=partial(adam, rate=others),
-        )
+        self.rates: tuple[Rate, ...] = _rates(config, device)
+        own, others = (partial(adam, rate=rate) for rate in self.rates)
+        p = config.p_update
+        self.schedule: FullyUnlocked | Sporadic
+        if config.unlock == "full":
+            rate = Rate(config.input_learning_rate, device)
+            if config.schedule == "paper":  # ours does not fall
+                self.rates += (rate,)
+            inputs = partial(adam, rate=rate)
+            self.schedule = FullyUnlocked(
+                model, own, p, feedback_optimizer=others, input_optimizer=inputs
+            )
+        else:
+            self.schedule = Sporadic(model, own, p, feedback_optimizer=others)
         self._last = torch.zeros((), device=device)
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:

@@ -43,6 +43,11 @@ class FullyUnlocked(Counted):
         order: in which free parts go: "random", or "forward", from the input to the loss.
         feedback_optimizer: the same as ``optimizer`` for feedback and synthetic input models,
             where they want another.
+        input_optimizer: the same for synthetic input models, where they want yet another. They have
+            to follow what the part below sends, although they are fitted less often than it is
+            updated (both parts have to be free): a part whose receiver sees only an old idea of
+            its message hears the same error again and again. A rate above that of the parts, which
+            does not fall with theirs, keeps them together.
         generator: where the choices come from; by default PyTorch's.
 
     Attributes:
@@ -63,6 +68,7 @@ class FullyUnlocked(Counted):
         *,
         order: Order = "random",
         feedback_optimizer: MakeOptimizer | None = None,
+        input_optimizer: MakeOptimizer | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         self.model = model
@@ -72,6 +78,8 @@ class FullyUnlocked(Counted):
         self._chance = Chance(p_update, order, generator)
         self._chance.among(list(self.updates))
         taken: set[nn.Parameter] = set()
+        makes = {"feedback": feedback_optimizer or optimizer}
+        makes["input"] = input_optimizer or makes["feedback"]
         for part in self.parts:
             self.optimizers.make(part.name, optimizer, part.parameters())
             if (interface := part.above) is None:
@@ -89,7 +97,7 @@ class FullyUnlocked(Counted):
                         "for each other each need their own"
                     )
                 taken.update(own)
-                self.optimizers.make(f"{part.name} {kind}", feedback_optimizer or optimizer, own)
+                self.optimizers.make(f"{part.name} {kind}", makes[kind], own)
 
     def step(
         self, x: Tensor, loss_fn: Callable[[Any], Tensor], context: Any = None
