@@ -73,6 +73,13 @@ def test_the_papers_schedule_is_the_papers():
     assert (config.samples, config.feedback_history) == (0, 0)
     text = SEQUENCE_RECIPES["ptb"].settle(TextConfig(schedule="paper"))
     assert (text.units, text.eval_every, text.learning_rate) == (1024, 5000, 7e-5)
+    assert (config.clip, text.clip) == (0, 0)
+
+
+def test_no_clipping_can_be_said():
+    ptb = SEQUENCE_RECIPES["ptb"]
+    assert ptb.settle(TextConfig()).clip == 1
+    assert ptb.settle(TextConfig(clip=0)).clip == 0
 
 
 def test_a_recipe_takes_its_own_kind_of_settings():

@@ -45,8 +45,9 @@ class RecurrentConfig(Settings):
     """Adam's, for the LSTM and the task; 0 for what suits the method."""
     feedback_learning_rate: Annotated[float, Field(ge=0)] = 0
     """Adam's, for the feedback model; 0 for what suits the method, or that of the LSTM."""
-    clip: Annotated[float, Field(ge=0)] = 0
-    """Largest norm of the gradient of the LSTM and the task together; 0 for any."""
+    clip: Annotated[float, Field(ge=0)] | None = None
+    """Largest norm of the gradient of the LSTM and the task together; 0 for any; by default what
+    suits the recipe."""
     feedback_clip: Annotated[float, Field(ge=0)] = 0
     """Largest norm of the feedback model's gradient; 0 for any."""
     forget_bias: float = 1.0

@@ -25,6 +25,7 @@ PAPER: Mapping[str, Any] = {
     "batch_size": 256,
     "scale": 0.1,
     "feedback_history": 0,
+    "clip": 0.0,
 }
 """Of every recurrent network (D.2); on the Penn Treebank early stopping comes first."""
 
@@ -129,6 +130,7 @@ SUITS: Mapping[str, Any] = {
     "units": 64,
     "scale": 0.5,
     "feedback_history": 16,
+    "clip": 0.0,
 }
 """What suits all recurrent networks on two cores; docs/log.md says what else was tried."""
 
@@ -163,7 +165,17 @@ SEQUENCE_RECIPES = {
             "ptb",
             TextConfig(),
             None,
-            {"samples": 1_500_000, "units": 128},
+            {
+                "samples": 3_000_000,
+                "units": 128,
+                "batch_size": 128,
+                "learning_rate": 8e-3,
+                "clip": 1.0,
+                "scale": 0.1,
+                "feedback_history": 8,
+                "feedback_learning_rate": 3e-4,
+            },
+            dict.fromkeys(("dni", "dni-aux"), {"learning_rate": 6e-3}),
             sizes={"units": 1024},
         ),
     )
