@@ -76,6 +76,14 @@ def test_the_papers_schedule_is_the_papers():
     assert (config.clip, text.clip) == (0, 0)
 
 
+def test_longer_unrolls_of_as_many_characters_take_larger_steps():
+    ptb = SEQUENCE_RECIPES["ptb"]
+    rates = [ptb.settle(TextConfig(method="bptt", unroll=t)).learning_rate for t in (1, 2, 8, 40)]
+    assert rates == [8e-3, 8e-3, 16e-3, 16e-3]
+    assert ptb.settle(TextConfig(unroll=8)).feedback_learning_rate == 3e-4
+    assert ptb.settle(TextConfig(unroll=8, learning_rate=0.5)).learning_rate == 0.5
+
+
 def test_no_clipping_can_be_said():
     ptb = SEQUENCE_RECIPES["ptb"]
     assert ptb.settle(TextConfig()).clip == 1

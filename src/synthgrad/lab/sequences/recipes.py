@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ class SequenceRecipe:
             or None, among them ``units``, ``batch_size`` and ``samples``.
         methods: what suits one method better.
         sizes: the paper's.
+        larger_steps: whether the network's rate is meant for T = 2 and grows with the square root of
+            T / 2, at most twofold: of as many characters longer unrolls make fewer steps.
     """
 
     name: str
@@ -54,6 +57,7 @@ class SequenceRecipe:
     suits: Mapping[str, Any]
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sizes: Mapping[str, Any] = field(default_factory=dict)
+    larger_steps: bool = False
 
     @property
     def paper(self) -> Mapping[str, Any]:
@@ -76,6 +80,8 @@ class SequenceRecipe:
             suited = dict(self.paper)
         else:
             suited = {**SUITS, **self.suits, **self.methods.get(config.method, {})}
+            if self.larger_steps:
+                suited["learning_rate"] *= min(max(math.sqrt(config.unroll / 2), 1.0), 2.0)
         if config.iterations or config.samples:  # said, if only in one of the two ways
             suited["iterations"] = suited["samples"] = 0
         config = config.filled({"warmup": 0, **suited})
@@ -177,6 +183,7 @@ SEQUENCE_RECIPES = {
             },
             dict.fromkeys(("dni", "dni-aux"), {"learning_rate": 6e-3}),
             sizes={"units": 1024},
+            larger_steps=True,
         ),
     )
 }
