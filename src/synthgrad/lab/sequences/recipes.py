@@ -45,8 +45,8 @@ class SequenceRecipe:
             or None, among them ``units``, ``batch_size`` and ``samples``.
         methods: what suits one method better.
         sizes: the paper's.
-        larger_steps: whether the network's rate is meant for T = 2 and grows with the square root of
-            T / 2, at most twofold: of as many characters longer unrolls make fewer steps.
+        larger_steps: whether the network's rate is meant for T = 2 and grows with the square root
+            of T / 2, at most twofold: of as many characters longer unrolls make fewer steps.
     """
 
     name: str
@@ -181,7 +181,7 @@ SEQUENCE_RECIPES = {
                 "feedback_history": 8,
                 "feedback_learning_rate": 3e-4,
             },
-            dict.fromkeys(("dni", "dni-aux"), {"learning_rate": 6e-3}),
+            {method: {"learning_rate": 6e-3} for method in ("dni", "dni-aux")},
             sizes={"units": 1024},
             larger_steps=True,
         ),
