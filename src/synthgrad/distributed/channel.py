@@ -86,8 +86,7 @@ class Channel:
         sent = self._sent if tensors else self._heads
         room = sent.take(arrived if tensors else 0)  # what has no contents is not counted
         FIELDS.pack_into(room.memory, 0, *fields)
-        for view, tensor in zip(room.views, tensors, strict=True):
-            view.copy_(tensor)
+        room.fill(tensors)
         self._post()  # first, so that the other end wakes up once for both
         sent.keep(self._group.send([room.buffer], self._peer, 0), room)
 

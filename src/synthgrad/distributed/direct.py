@@ -143,8 +143,7 @@ class Contents:
         """
         assert self._sent is not None
         room = self._sent.take(arrived)
-        for view, tensor in zip(room.views, tensors, strict=True):
-            view.copy_(tensor)
+        room.fill(tensors)
         self._sent.keep(self._up.send(room.buffer), room)
 
     def receive(self) -> list[Tensor]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from synthgrad import saved
 from synthgrad.distributed.learner import LossFn
-from synthgrad.distributed.options import Options
+from synthgrad.distributed.options import Options, time_to_stop
 from synthgrad.distributed.place import PeerError
 from synthgrad.distributed.stage import Stage
 from synthgrad.distributed.store import serve
@@ -113,7 +113,7 @@ def train(
         specs[0] |= {"batches": batches, "evaluation": evaluation, "evaluate_every": evaluate_every}
         specs[-1] |= {"loss_fn": loss_fn, "metric": metric}
         packed = [_packed(spec) for spec in specs]
-        watched = _Watched(packed, steps, restarts, resume, limit=2 * options.timeout + 20)
+        watched = _Watched(packed, steps, restarts, resume, limit=time_to_stop(options.timeout))
         status = watched.run()
         for index, segment in enumerate(segments):
             folder = options.stage_folder(index)

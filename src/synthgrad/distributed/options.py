@@ -14,6 +14,15 @@ MAX_WINDOW = 128
 """The most messages in flight that ``window="auto"`` may choose."""
 
 
+def time_to_stop(timeout: float) -> float:
+    """Seconds that a stage may take to stop: it waits for its neighbours, then for their goodbye.
+
+    Args:
+        timeout: as in :class:`Options`.
+    """
+    return 2 * timeout + 20
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How the stages of a pipeline talk to each other.

@@ -206,7 +206,7 @@ class Outgoing:
         library = Nccl(self.learner.device, options)
         edge = Edge(self.name, meeting, 0, options, place.changed, schema=schema, library=library)
         self.edge = edge
-        return self.edge
+        return edge
 
     def _edge_for(self, frame: Frame) -> Edge:
         """The edge, opened by the first message; checks the others against that."""

@@ -165,6 +165,11 @@ class Room:
         """The buffer as bytes, which are quicker to fill than a tensor; where it is on the CPU."""
         return (ctypes.c_char * self.buffer.nbytes).from_address(self.buffer.data_ptr())
 
+    def fill(self, tensors: Sequence[Tensor]) -> None:
+        """Copies as many tensors as there are views, to the types that travel."""
+        for view, tensor in zip(self.views, tensors, strict=True):
+            view.copy_(tensor)
+
 
 def dtype_name(dtype: torch.dtype) -> str:
     """As in "float32"."""

@@ -155,7 +155,6 @@ class Meeting:
         self._client = client
         mine, theirs = (f"edge{self._edge}/{rank}" for rank in (self._rank, 1 - self._rank))
         own = {**record, "name": uuid.uuid4().hex, "seen": "", "refused": ""}
-
         said = ""
 
         def say() -> None:

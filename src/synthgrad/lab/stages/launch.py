@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from synthgrad.distributed import serve
+from synthgrad.distributed.options import time_to_stop
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import RunError, UsageError
 from synthgrad.lab.folder import RunFolder
@@ -75,8 +76,7 @@ def launch(
     kept = serve() if store is None else None
     where = f"127.0.0.1:{kept.port}" if kept is not None else str(store)
     agents: list[subprocess.Popen[bytes]] = []
-    # A stage waits for its neighbours, and then for their goodbye.
-    patience = 2 * pipeline.timeout + 20
+    patience = time_to_stop(pipeline.timeout)
     ended = True
     try:
         with noted_signals() as stop, progress(config.method, config.iterations) as report:

@@ -48,7 +48,6 @@ class PipelineConfig(Settings):
     """Seconds between the checkpoints of a stage."""
     interface: Annotated[str | None, tyro.conf.arg(name="network-interface")] = None
     """The network interface to listen on, as in eth0; by default that which leads to the store."""
-
     transport: Literal["auto", "gloo"] = "auto"
     """"auto": between stages on different GPUs messages go by NCCL; "gloo": never."""
 
