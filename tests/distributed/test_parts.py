@@ -18,6 +18,7 @@ from synthgrad.distributed.schema import VERSION, Layout, Schema, SchemaError
 from synthgrad.distributed.store import Meeting, serve
 from synthgrad.distributed.window import Window
 from synthgrad.errors import ArgumentError, ShapeError
+from synthgrad.inputs import SyntheticInput
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=7), st.data())
@@ -157,6 +158,29 @@ def test_a_state_finds_the_same_parameters_in_another_process():
         for optimizer in other.optimizers.values():
             for parameter, state in optimizer.state.items():
                 assert state["exp_avg"].shape == parameter.shape
+
+
+@pytest.mark.parametrize(
+    ("given", "feedback", "inputs"),
+    [
+        ({}, 1, 1),
+        ({"feedback": 2}, 2, 2),
+        ({"input": 3}, 1, 3),
+        ({"feedback": 2, "input": 3}, 2, 3),
+    ],
+    ids=str,
+)
+def test_each_kind_of_model_has_the_optimiser_that_was_asked_for(given, feedback, inputs):
+    learner = Learner(
+        nn.Linear(2, 3),
+        partial(torch.optim.SGD, lr=1),
+        feedback=sg.feedback.Linear(3),
+        loss_fn=None,
+        inputs=SyntheticInput(2, 2),
+        **{f"{kind}_optimizer": partial(torch.optim.SGD, lr=rate) for kind, rate in given.items()},
+    )
+    found = {name: o.param_groups[0]["lr"] for name, o in learner.optimizers.items()}
+    assert found == {"segment": 1, "feedback": feedback, "inputs": inputs}
 
 
 def test_evaluation_changes_nothing():

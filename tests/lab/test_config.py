@@ -2,8 +2,8 @@ import pytest
 
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import UsageError
+from synthgrad.lab.rates import rate_factor
 from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.schedules import rate_factor
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from synthgrad.lab import trainer as trainer_module
 from synthgrad.lab.data import DataSet
+from synthgrad.lab.rates import Rate, adam
 from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.steppers import BySchedule, Inline, Rate, adam
+from synthgrad.lab.steppers import BySchedule, Inline
 from synthgrad.lab.trainer import Trainer
 
 CPU = torch.device("cpu")

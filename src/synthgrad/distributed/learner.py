@@ -46,6 +46,7 @@ class Learner:
         loss_fn: ``loss_fn(output, y)``, a scalar or the loss of each example; for the last segment.
         feedback_optimizer: for feedback models and ``inputs``, where they want another.
         inputs: predicts the message that comes in.
+        input_optimizer: for ``inputs``, where they want yet another.
 
     Raises:
         ArgumentError: not exactly one of ``feedback`` and ``loss_fn`` is there, or the feedback
@@ -61,6 +62,7 @@ class Learner:
         loss_fn: LossFn | None,
         feedback_optimizer: MakeOptimizer | None = None,
         inputs: Regression | None = None,
+        input_optimizer: MakeOptimizer | None = None,
     ) -> None:
         if (feedback is None) == (loss_fn is None):
             raise ArgumentError(
@@ -82,8 +84,8 @@ class Learner:
         asked = {
             "segment": (optimizer, own),
             "inner": (make, list(learned)),
-            "feedback": (make, [] if feedback is None else list(feedback.parameters())),
-            "inputs": (make, [] if inputs is None else list(inputs.parameters())),
+            "feedback": (make, _parameters(feedback)),
+            "inputs": (input_optimizer or make, _parameters(inputs)),
         }
         self.optimizers: dict[str, Optimizer] = {}
         for name, (maker, parameters) in asked.items():
@@ -212,3 +214,7 @@ class Learner:
         for name in names:
             if name in self.optimizers:
                 self.optimizers[name].step()
+
+
+def _parameters(module: nn.Module | None) -> list[nn.Parameter]:
+    return [] if module is None else list(module.parameters())

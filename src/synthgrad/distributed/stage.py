@@ -45,6 +45,9 @@ class Stage:
             where they want another.
         inputs: predicts the message from the batch, so that this stage does not wait for the one
             below either (:mod:`synthgrad.inputs`).
+        input_optimizer: the same as ``optimizer`` for ``inputs``, where it wants yet another: it
+            has to keep up with what the stage below sends
+            (:class:`synthgrad.schedule.FullyUnlocked`).
         batches: ``batches(step)`` returns ``x`` and the labels ``y``, the same for the same step
             at any time; for the first stage and for those with ``inputs``. The labels travel with
             the message, and are the context of the feedback models.
@@ -77,6 +80,7 @@ class Stage:
         loss_fn: LossFn | None = None,
         feedback_optimizer: MakeOptimizer | None = None,
         inputs: Regression | None = None,
+        input_optimizer: MakeOptimizer | None = None,
         batches: Batches | None = None,
         before_step: Callable[[int], None] | None = None,
         evaluation: Callable[[], Iterable[tuple[Tensor, Tensor]]] | None = None,
@@ -105,6 +109,7 @@ class Stage:
             loss_fn=loss_fn,
             feedback_optimizer=feedback_optimizer,
             inputs=inputs,
+            input_optimizer=input_optimizer,
         )
         self.worker = Worker(
             Place(index, stages, store, options),

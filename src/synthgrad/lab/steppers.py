@@ -6,18 +6,17 @@ are tensors, and nothing is read back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Adam
 
 from synthgrad.context import context as in_context
 from synthgrad.interface import named_interfaces
 from synthgrad.lab.config import FeedForwardConfig
+from synthgrad.lab.rates import Rates, adam
 from synthgrad.schedule import FullyUnlocked, Sporadic, Unlocked
 
 
@@ -26,57 +25,13 @@ def mean_loss(y: Tensor, output: Tensor) -> Tensor:
     return F.cross_entropy(output, y)
 
 
-class Rate:
-    """A learning rate that falls: a tensor, which a replayed step reads anew.
-
-    Args:
-        initial: the rate at a factor of 1.
-        device: of the parameters.
-    """
-
-    def __init__(self, initial: float, device: torch.device) -> None:
-        self.initial = initial
-        self.factor = 1.0
-        # A GPU's kernel reads single precision; a CPU's takes what a Python number holds.
-        dtype = torch.float32 if device.type == "cuda" else torch.float64
-        self.tensor = torch.tensor(initial, dtype=dtype, device=device)
-
-    def set(self, factor: float) -> None:
-        """Makes it ``factor`` times the initial rate."""
-        if factor != self.factor:
-            self.factor = factor
-            self.tensor.fill_(self.initial * factor)
-
-
-def adam(parameters: Iterable[Any], rate: Rate) -> Adam:
-    """Adam for parameters, or for groups of them, which may have rates of their own.
-
-    It stays fit for the device it was made on when it loads a state that was saved on another.
-    """
-    capturable = rate.tensor.is_cuda
-    optimizer = Adam(parameters, lr=rate.tensor, fused=True, capturable=capturable)
-    own = [{key: group[key] for key in ("lr", "capturable")} for group in optimizer.param_groups]
-
-    def keep(loaded: torch.optim.Optimizer) -> None:
-        for group, kept in zip(loaded.param_groups, own, strict=True):
-            group.update(kept)
-        for parameter, state in loaded.state.items():
-            for key, value in state.items():
-                if value.shape == parameter.shape and value.stride() != parameter.stride():
-                    # The kernel walks over both as they lie in memory.
-                    state[key] = torch.empty_like(parameter).copy_(value)
-
-    optimizer.register_load_state_dict_post_hook(keep)
-    return optimizer
-
-
 class Inline:
     """The plain training loop, around a model that holds interfaces."""
 
     def __init__(self, model: nn.Module, config: FeedForwardConfig, device: torch.device) -> None:
         self.model = model
-        own, others = _rates(config, device)
-        self.rates = (own, others)
+        self.rates = Rates(config, device)
+        own, others = self.rates.own, self.rates.feedback
         feedback = {p for i in named_interfaces(model) for p in i.feedback.parameters()}
         groups = [
             {"params": [p for p in model.parameters() if p not in feedback]},
@@ -106,8 +61,8 @@ class OneByOne:
     """Each layer is updated before the next one runs."""
 
     def __init__(self, model: nn.Module, config: FeedForwardConfig, device: torch.device) -> None:
-        own, others = _rates(config, device)
-        self.rates = (own, others)
+        self.rates = Rates(config, device)
+        own, others = self.rates.own, self.rates.feedback
         same = own.initial == others.initial
         self.schedule = Unlocked(
             model,
@@ -135,15 +90,14 @@ class BySchedule:
     """
 
     def __init__(self, model: nn.Module, config: FeedForwardConfig, device: torch.device) -> None:
-        self.rates: tuple[Rate, ...] = _rates(config, device)
-        own, others = (partial(adam, rate=rate) for rate in self.rates)
+        self.rates = Rates(config, device)
+        own, others, inputs = (
+            partial(adam, rate=rate)
+            for rate in (self.rates.own, self.rates.feedback, self.rates.inputs)
+        )
         p = config.p_update
         self.schedule: FullyUnlocked | Sporadic
         if config.unlock == "full":
-            rate = Rate(config.input_learning_rate, device)
-            if config.schedule == "paper":  # ours does not fall
-                self.rates += (rate,)
-            inputs = partial(adam, rate=rate)
             self.schedule = FullyUnlocked(
                 model, own, p, feedback_optimizer=others, input_optimizer=inputs
             )
@@ -169,8 +123,3 @@ class BySchedule:
 
 
 Stepper = Inline | OneByOne | BySchedule
-
-
-def _rates(config: FeedForwardConfig, device: torch.device) -> tuple[Rate, Rate]:
-    """Of the network and of the feedback models."""
-    return Rate(config.learning_rate, device), Rate(config.feedback_learning_rate, device)

@@ -16,7 +16,6 @@ from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.data import DataSet
 from synthgrad.lab.methods import put_in
 from synthgrad.lab.recipes import Recipe
-from synthgrad.lab.schedules import rate_factor
 from synthgrad.lab.steppers import BySchedule, Inline, OneByOne, Stepper, mean_loss
 from synthgrad.probe import probe
 
@@ -82,9 +81,7 @@ class Trainer:
 
     def advance(self) -> None:
         """One training step; reads nothing back from the device."""
-        factor = rate_factor(self.step, self.config.iterations)
-        for rate in self.stepper.rates:
-            rate.set(factor)
+        self.stepper.rates.at(self.step)
         self.batches.fill(self.step, self._x, self._y)
         (self._captured or self._update)()
         self._since += 1

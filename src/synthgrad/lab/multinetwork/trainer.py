@@ -16,7 +16,7 @@ from synthgrad.lab.data import DataSet
 from synthgrad.lab.multinetwork.config import MultiNetworkConfig
 from synthgrad.lab.multinetwork.networks import Answers, Joint, NetworkA, NetworkB, errors
 from synthgrad.lab.multinetwork.stream import Streams, rounds
-from synthgrad.lab.steppers import Rate, adam
+from synthgrad.lab.rates import Rate, adam
 
 ROUNDS = 4
 """How often each test digit is seen in a test."""

@@ -18,10 +18,10 @@ from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.data import DataSet
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.methods import put_in
+from synthgrad.lab.rates import Rates, adam
 from synthgrad.lab.recipes import Recipe
-from synthgrad.lab.schedules import rate_factor
 from synthgrad.lab.stages.options import PipelineConfig
-from synthgrad.lab.steppers import Rate, adam, mean_loss
+from synthgrad.lab.steppers import mean_loss
 
 
 def segments(
@@ -99,12 +99,8 @@ def build(
     cut, between = segments(recipe, config, pipeline, data)
     last = index == pipeline.stages - 1
     device = data.train_x.device
-    rates = Rate(config.learning_rate, device), Rate(config.feedback_learning_rate, device)
+    rates = Rates(config, device)
     batches = Batches(data.train_x, data.train_y, config.batch_size, config.seed)
-
-    def before_step(step: int) -> None:
-        for rate in rates:
-            rate.set(rate_factor(step, config.iterations))
 
     full = config.unlock == "full" and index > 0
     return Stage(
@@ -112,13 +108,14 @@ def build(
         index=index,
         stages=pipeline.stages,
         store=store,
-        optimizer=partial(adam, rate=rates[0]),
-        feedback_optimizer=partial(adam, rate=rates[1]),
+        optimizer=partial(adam, rate=rates.own),
+        feedback_optimizer=partial(adam, rate=rates.feedback),
         feedback=None if last else between[index].feedback,
         inputs=between[index - 1].inputs if full else None,
+        input_optimizer=partial(adam, rate=rates.inputs),
         loss_fn=loss_fn if last else None,
         batches=batches.at,
-        before_step=before_step,
+        before_step=rates.at,
         evaluation=partial(evaluation_batches, data, config.batch_size),
         evaluate_every=config.eval_every,
         metric=wrong,

@@ -17,10 +17,9 @@ from synthgrad.distributed import cut
 from synthgrad.errors import ArgumentError
 from synthgrad.feedback import Feedback, Linear
 from synthgrad.lab.batches import Batches
+from synthgrad.lab.rates import Rate, adam, rate_factor
 from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.schedules import rate_factor
 from synthgrad.lab.stages.build import evaluation_batches
-from synthgrad.lab.steppers import Rate, adam
 from synthgrad.schedule.optimizers import MakeOptimizer
 
 CLASSES = 10
