@@ -48,6 +48,23 @@ def test_the_papers_schedule_is_the_papers():
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
 
+@pytest.mark.parametrize("method", ["dni", "cdni"])
+def test_both_models_of_the_papers_complete_unlocking_have_one_hidden_layer(method):
+    settings = FeedForwardConfig(schedule="paper", method=method, unlock="full")
+    config = RECIPES["mnist-fcn"].settle(settings)
+    assert config.feedback_hidden == config.input_hidden == (1024,)
+    assert (config.input_learning_rate, config.iterations) == (3e-5, 500_000)
+
+
+def test_a_fully_unlocked_feedback_model_has_one_hidden_layer_where_it_is_not_linear():
+    found = {
+        method: RECIPES["mnist-fcn"].settle(FeedForwardConfig(method=method, unlock="full"))
+        for method in ("dni", "cdni")
+    }
+    assert found["dni"].feedback_hidden == (1024,)
+    assert found["cdni"].feedback_hidden is None  # the paper's for Table 2: linear
+
+
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_what_is_left_open_is_settled_by_the_method_once(recipe):
     for method in ("backprop", "none", "dni", "cdni", "stale"):

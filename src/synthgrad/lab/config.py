@@ -45,7 +45,8 @@ class FeedForwardConfig(Settings):
     suits it."""
     feedback_hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Widths (for a CNN, filters) of the feedback models' hidden layers, as in 256 256; with no
-    number after it, a linear model; by default the paper's for the method."""
+    number after it, a linear model; by default the paper's for the method and the way of unlocking,
+    but linear for cdni in "ours"."""
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Of the stale average; the best of those tried on held-out images."""
     iterations: Annotated[int, Field(ge=0)] = 0

@@ -96,11 +96,16 @@ class Recipe:
         if config.schedule == "paper":
             suited: dict[str, Any] = dict(PAPER)
             if config.unlock == "full":
-                suited |= _PAPER_INPUTS
+                # Of inputs and of errors: "the identical architecture", with one hidden layer (3.3)
+                width = self.feedback_hidden.dni[:1]
+                suited |= {"feedback_hidden": width, "input_hidden": width}
+                suited |= {"input_learning_rate": PAPER["learning_rate"]}
         else:
             suited = {"iterations": self.iterations, "learning_rate": 1e-3}
             if config.unlock == "full":
                 suited |= _FULLY_UNLOCKED
+                if config.method == "dni":
+                    suited |= {"feedback_hidden": self.feedback_hidden.dni[:1]}
             for suits in self.suited:
                 if config.method == suits.method and config.layers >= suits.from_layers:
                     suited |= suits.settings
@@ -125,8 +130,6 @@ _FULLY_UNLOCKED: Mapping[str, Any] = {
     "input_learning_rate": 3e-3,
     "input_hidden": (512,),
 }
-# One hidden layer; of which width, the paper does not say.
-_PAPER_INPUTS: Mapping[str, Any] = {"input_learning_rate": 3e-5, "input_hidden": (256,)}
 
 _MNIST_HIDDEN = PaperHidden(dni=(1024, 1024), cdni=())
 
