@@ -24,7 +24,7 @@ def test_it_predicts_messages_from_inputs_of_any_shape(hidden, context):
 
 
 def test_wrong_inputs_are_named():
-    with pytest.raises(ShapeError, match=r"expects inputs of 12 values, got \(4, 11\)"):
+    with pytest.raises(ShapeError, match=r"expects a batch of inputs of 12 values, got \(4, 11\)"):
         SyntheticInput(12, 5)(torch.randn(4, 11))
     with pytest.raises(ContextError):
         SyntheticInput(12, 5, context=3)(torch.randn(4, 12))

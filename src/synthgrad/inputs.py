@@ -55,10 +55,10 @@ class SyntheticInput(Regression):
             ShapeError: an input has not as many values as the model was built for.
             ContextError: the context is missing or does not fit.
         """
-        flat = h.flatten(1)
-        if flat.shape[1] != self.model.features:
+        flat = h.flatten(1) if h.ndim > 1 else h
+        if flat.ndim != 2 or flat.shape[1] != self.model.features:
             raise ShapeError(
-                f"the synthetic input model expects inputs of {self.model.features} values, got "
-                f"{tuple(h.shape)}"
+                "the synthetic input model expects a batch of inputs of "
+                f"{self.model.features} values, got {tuple(h.shape)}"
             )
         return self.model(flat, context)

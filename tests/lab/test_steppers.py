@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -141,3 +142,29 @@ def test_models_of_inputs_keep_their_rate_or_fall_as_the_papers(schedule, falls)
     for name, rate in first.items():
         expected = rate if name.endswith("input") and not falls else rate / 100
         assert float(optimizers[name].param_groups[0]["lr"]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4, 1.0])
+def test_the_training_loss_is_that_of_the_steps_that_had_one(p, monkeypatch):
+    torch.manual_seed(0)
+    x, y = torch.rand(40, 1, 3, 3), torch.arange(40) % 10
+    data = DataSet("any", x, y, x, y, classes=10)
+    recipe = RECIPES["mnist-fcn"]
+    settings = {"units": 4, "batch_size": 10, "iterations": 20, "p_update": p}
+    config = recipe.defaults.changed(method="cdni", unlock="full", **settings)
+    trainer = Trainer(recipe, config, data)
+    seen = []
+    step = trainer.stepper.step
+
+    def noting(*arguments):
+        seen.append(step(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(trainer.stepper, "step", noting)
+    for _ in range(12):
+        trainer.advance()
+    losses = [float(loss) for loss in seen if loss is not None]
+    assert len(losses) == trainer.summary()["updates"]["output"]
+    found = trainer.evaluate()["train_loss"]
+    expected = sum(losses) / len(losses) if losses else math.nan
+    assert found == pytest.approx(expected, nan_ok=True)

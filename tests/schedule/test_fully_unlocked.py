@@ -186,7 +186,7 @@ def test_what_cannot_run_alone_is_refused():
         sg.FullyUnlocked(FanOut(4, 5, 3), adam)
     with pytest.raises(ArgumentError, match=r"interface '0' has no synthetic input model; give"):
         sg.FullyUnlocked(sg.decouple(chain([4, 5, 3]), "0", "linear"), adam)
-    with pytest.raises(ArgumentError, match=r"p_update names \['7'\], the model's segments are"):
+    with pytest.raises(ArgumentError, match=r"p_update names \['7'\], the model's parts are"):
         sg.FullyUnlocked(_model(), adam, {"7": 0.1})
     with pytest.raises(LockingError, match="eval mode"):
         sg.FullyUnlocked(_model().eval(), adam).step(*_batch())

@@ -153,7 +153,7 @@ def test_a_probability_outside_its_range_is_named(p):
 
 
 def test_other_mistakes_are_named():
-    with pytest.raises(ArgumentError, match=r"p_update names \['5'\], the model's segments are"):
+    with pytest.raises(ArgumentError, match=r"p_update names \['5'\], the model's parts are"):
         sg.Sporadic(_model(), adam, {"5": 0.5}).step(*_batch())
     model = sg.decouple(chain([4, 5, 3]), "0", "linear", lambda_=0.5)
     with pytest.raises(LockingError, match=r"lambda_ is 0\.5 .* expected lambda_=0"):

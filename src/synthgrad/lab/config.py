@@ -83,8 +83,16 @@ class FeedForwardConfig(Settings):
     @model_validator(mode="after")
     def _settings_agree(self) -> FeedForwardConfig:
         self.positions()
+        by_chance = self.unlock == "no"
+        asked = f"--p-update {self.p_update:g}" if by_chance else f"--unlock {self.unlock}"
+        if self.method == "backprop" and self.waits_for_nothing:
+            raise ValueError(f"{asked} needs interfaces, which --method backprop has not")
+        if self.input_hidden is not None and self.unlock != "full":
+            raise ValueError(
+                f"--input-hidden is for --unlock full; got {self.input_hidden} and --unlock "
+                f"{self.unlock}"
+            )
         if self.waits_for_nothing and (self.lambda_ or self.warmup):
-            asked = "--p-update" if self.unlock == "no" else f"--unlock {self.unlock}"
             raise ValueError(
                 f"{asked} needs --lambda 0 and --warmup 0, since any part of the real error "
                 f"has to be waited for; got lambda {self.lambda_:g} and warmup {self.warmup or 0}"

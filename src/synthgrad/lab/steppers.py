@@ -103,23 +103,18 @@ class BySchedule:
             )
         else:
             self.schedule = Sporadic(model, own, p, feedback_optimizer=others)
-        self._last = torch.zeros((), device=device)
 
-    def step(self, x: Tensor, y: Tensor) -> Tensor:
-        """One step; returns the loss, detached, or the last one where its layer was busy."""
-        loss = self.schedule.step(x, partial(mean_loss, y), y)
-        if loss is not None:
-            self._last = loss
-        return self._last
+    def step(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """One step; returns the loss, detached, or None where the last layer was busy."""
+        return self.schedule.step(x, partial(mean_loss, y), y)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimisers' states, how often each was used, and the last loss."""
-        return {"schedule": self.schedule.state_dict(), "last": self._last}
+        """The optimisers' states, and how often each was used."""
+        return self.schedule.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores it."""
-        self.schedule.load_state_dict(state["schedule"])
-        self._last = state["last"].to(self._last.device)
+        self.schedule.load_state_dict(state)
 
 
 Stepper = Inline | OneByOne | BySchedule

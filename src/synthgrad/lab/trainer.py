@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -56,8 +57,7 @@ class Trainer:
         make = BySchedule if by_chance else Inline if config.unlock == "no" else OneByOne
         self.stepper: Stepper = make(self.model, config, device)
         self.step = 0
-        self._loss = torch.zeros((), device=device)
-        self._since = 0
+        self._losses = torch.zeros(2, device=device)  # since the last look: their sum, and how many
         self._interfaces = list(named_interfaces(self.model))
         self._x, self._y = self.batches.room()
         recorder = None if by_chance else recorder_for(device, config.graph)
@@ -84,23 +84,27 @@ class Trainer:
         self.stepper.rates.at(self.step)
         self.batches.fill(self.step, self._x, self._y)
         (self._captured or self._update)()
-        self._since += 1
         self.step += 1
 
     def _update(self) -> None:
         with self._precision():
-            self._loss += self.stepper.step(self._x, self._y)
+            loss = self.stepper.step(self._x, self._y)
+        if loss is not None:
+            self._losses[0] += loss
+            self._losses[1] += 1
 
     def evaluate(self) -> dict[str, float]:
         """Losses and error rates (in percent) now, and the interfaces' distances.
+
+        The training loss is the mean of the steps since the last call, NaN if none had one.
 
         Raises:
             NonFiniteError: an error that came back to an interface held NaN or infinity.
         """
         self._check()
-        values = {"train_loss": self._loss.item() / max(self._since, 1)}
-        self._loss.zero_()
-        self._since = 0
+        total, count = self._losses.tolist()
+        values = {"train_loss": total / count if count else math.nan}
+        self._losses.zero_()
         values["train_error"] = self._error(*(part[:10_000] for part in self.train))
         if len(self.held_out[0]):
             values["validation_error"] = self._error(*self.held_out)
@@ -124,8 +128,7 @@ class Trainer:
             "step": self.step,
             "model": self.model.state_dict(),
             "stepper": self.stepper.state_dict(),
-            "loss": self._loss,
-            "since": self._since,
+            "losses": self._losses,
             "random": torch.get_rng_state(),
         }
 
@@ -134,8 +137,7 @@ class Trainer:
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.stepper.load_state_dict(state["stepper"])
-        self._loss.copy_(state["loss"])
-        self._since = state["since"]
+        self._losses.copy_(state["losses"])
         torch.set_rng_state(state["random"])
         if self._captured is not None:
             self._captured.forget()

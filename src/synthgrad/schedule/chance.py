@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -22,7 +23,7 @@ class Chance:
         generator: where the draws come from; by default PyTorch's.
 
     Raises:
-        ArgumentError: a probability lies outside [0, 1], or the order is none of the two.
+        ArgumentError: a probability is no number in [0, 1], or the order is none of the two.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class Chance:
     ) -> None:
         given = p_update.items() if isinstance(p_update, Mapping) else [("every segment", p_update)]
         for name, p in given:
-            if not 0 <= p <= 1:
+            if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= p <= 1:
                 raise ArgumentError(f"p_update must lie in [0, 1], got {p!r} for {name}")
         if order not in ("random", "forward"):
             raise ArgumentError(f'order must be "random" or "forward", got {order!r}')
@@ -48,7 +49,7 @@ class Chance:
         if isinstance(self._given, Mapping):
             if unknown := [name for name in self._given if name not in names]:
                 raise ArgumentError(
-                    f"p_update names {unknown}, the model's segments are {list(names)}"
+                    f"p_update names {unknown}, the model's parts are {list(names)}"
                 )
             p = [self._given.get(name, 1.0) for name in names]
         else:
@@ -56,8 +57,14 @@ class Chance:
         self._p = torch.tensor(p, dtype=torch.float64)
 
     def draw(self) -> list[int]:
-        """The positions of the segments that go, in their order."""
+        """The positions of the segments that go, in their order.
+
+        Where nothing is left to chance nothing is drawn, so that dropout draws what it would
+        without a schedule.
+        """
         count = len(self._p)
+        if self._order == "forward" and bool(((self._p == 0) | (self._p == 1)).all()):
+            return self._p.nonzero().flatten().tolist()
         drawn = torch.rand(count, dtype=torch.float64, generator=self._generator) < self._p
         order = range(count)
         if self._order == "random":

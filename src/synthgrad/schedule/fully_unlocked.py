@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from synthgrad.context import context as in_context
+from synthgrad.context import current_context
 from synthgrad.errors import ArgumentError, LockingError, NonFiniteError, ShapeError
 from synthgrad.functional import squared_error
 from synthgrad.interface import Interface
@@ -81,7 +82,10 @@ class FullyUnlocked(Counted):
         makes = {"feedback": feedback_optimizer or optimizer}
         makes["input"] = input_optimizer or makes["feedback"]
         for part in self.parts:
-            self.optimizers.make(part.name, optimizer, part.parameters())
+            # Frozen ones as well, which may learn later; but each in one optimiser.
+            own = [p for p in part.parameters() if p not in taken]
+            taken.update(own)
+            self.optimizers.make(part.name, optimizer, own)
             if (interface := part.above) is None:
                 continue
             if interface.inputs is None:
@@ -90,12 +94,12 @@ class FullyUnlocked(Counted):
                     "sg.decouple(..., inputs=...) or sg.Interface(..., inputs=...)"
                 )
             for kind, module in (("feedback", interface.feedback), ("input", interface.inputs)):
-                own = [p for p in module.parameters() if p.requires_grad]
-                if any(parameter in taken for parameter in own):
+                if any(p in taken and p.requires_grad for p in module.parameters()):
                     raise LockingError(
                         f"the {kind} model of {interface.label} is shared; parts that do not wait "
                         "for each other each need their own"
                     )
+                own = [p for p in module.parameters() if p not in taken]
                 taken.update(own)
                 self.optimizers.make(f"{part.name} {kind}", makes[kind], own)
 
@@ -108,18 +112,24 @@ class FullyUnlocked(Counted):
             x: the model's input.
             loss_fn: ``loss_fn(output)`` returns the scalar loss, or the loss of each example,
                 "batch", whose mean is then taken (critics need it so).
-            context: what conditional models see besides, such as labels.
+            context: what conditional models see besides, such as labels; by default that of
+                :func:`synthgrad.context`.
 
         Returns:
             The loss, a detached scalar; None where the last part was busy.
 
         Raises:
             LockingError: the model is in eval mode, or an interface's ``lambda_`` is not 0.
-            ShapeError, ContextError: a model does not fit its message or the context.
-            NonFiniteError: a target, an error or a message, holds NaN or infinity.
+            ShapeError, ContextError: a model does not fit its message or the context; ``x`` is not
+                a tensor.
+            NonFiniteError: a target, an error or a message, holds NaN or infinity. A message that
+                nobody takes is no target.
         """
         if not self.model.training:
             raise LockingError("the model is in eval mode; call model.train() before step()")
+        if not isinstance(x, Tensor):
+            raise ShapeError(f"synthetic inputs are made from one tensor, got {type(x).__name__}")
+        context = current_context() if context is None else context
         self.optimizers.clear_gradients()
         run = _Run(self, x, loss_fn)
         with torch.enable_grad(), in_context(context):

@@ -33,10 +33,16 @@ class Optimizers(dict[str, Optimizer]):
         """All are there: restores a state that was loaded before.
 
         Raises:
-            ArgumentError: it belongs to a model that is cut elsewhere.
+            ArgumentError: it belongs to a model that is cut elsewhere. Then none is there, so that
+                another state can be loaded.
         """
-        if self._stored is not None:
+        if self._stored is None:
+            return
+        try:
             self._restore(self._stored)
+        except ArgumentError:
+            self.clear()
+            raise
 
     def clear_gradients(self) -> None:
         """Sets every gradient to None."""
@@ -63,6 +69,11 @@ class Optimizers(dict[str, Optimizer]):
             self._stored = state
 
     def _restore(self, state: dict[str, Any]) -> None:
+        if not state:  # from before the first step, when nothing was made
+            for optimizer in self.values():
+                optimizer.state.clear()
+            self._stored = None
+            return
         if state.keys() != self.keys():
             raise ArgumentError(
                 f"the state has optimisers {list(state)}, this model has {list(self)}"
@@ -74,6 +85,8 @@ class Optimizers(dict[str, Optimizer]):
 
 class Counted:
     """A schedule that counts the updates of its parts, and whose state is that and its optimisers.
+
+    A generator that was given to it is its user's to save.
 
     Attributes:
         optimizers: by name.
@@ -91,7 +104,16 @@ class Counted:
         """Restores :meth:`state_dict`; before the first step, it may be kept until then.
 
         Raises:
-            ArgumentError: it belongs to a model that is cut elsewhere.
+            ArgumentError: it is no such state, or belongs to a model that is cut elsewhere.
         """
+        if state.keys() != {"optimizers", "updates"}:
+            raise ArgumentError(
+                f"expected a state with 'optimizers' and 'updates', got one with {list(state)}"
+            )
+        counts = dict(state["updates"])
+        if self.optimizers and counts and counts.keys() != self.updates.keys():
+            raise ArgumentError(
+                f"the state counts updates of {list(counts)}, this model has {list(self.updates)}"
+            )
         self.optimizers.load_state_dict(state["optimizers"])
-        self.updates = dict(state["updates"])
+        self.updates = counts or dict.fromkeys(self.updates, 0)

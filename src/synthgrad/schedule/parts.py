@@ -32,12 +32,12 @@ class Part:
     modules: list[nn.Module] = field(default_factory=list)
 
     def parameters(self) -> list[nn.Parameter]:
-        """The network's own parameters in it that learn."""
+        """The network's own parameters in it."""
         found = dict.fromkeys(p for module in self.modules for p in module.parameters())
         if self.above is not None:
             for parameter in self.above.parameters():
                 found.pop(parameter, None)
-        return [parameter for parameter in found if parameter.requires_grad]
+        return list(found)
 
     def run(self, x: Any) -> tuple[Any, Any]:
         """What it makes of its input, and the context that its interface sees.
@@ -69,7 +69,8 @@ def find_parts(model: nn.Module) -> list[Part]:
 
     Raises:
         LockingError: it is not an ``nn.Sequential``, an interface lies deeper than at the end of a
-            module in the sequence, or two parts share a parameter.
+            module in the sequence, a sequence that is taken apart has hooks, or two parts share a
+            parameter.
     """
     names = named_interfaces(model, reserved=(LAST,))
     parts = [Part(LAST, None)]
@@ -87,6 +88,8 @@ def find_parts(model: nn.Module) -> list[Part]:
     owner: dict[nn.Parameter, str] = {}
     for part in parts:
         for parameter in part.parameters():
+            if not parameter.requires_grad:
+                continue
             if owner.setdefault(parameter, part.name) != part.name:
                 raise LockingError(
                     f"the parts ending at {owner[parameter]!r} and {part.name!r} share a parameter"
@@ -99,6 +102,11 @@ def _flat(model: nn.Module) -> list[nn.Module]:
     if not (isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward):
         raise LockingError(
             f"parts can run alone only in an nn.Sequential, got {type(model).__name__}"
+        )
+    if model._forward_hooks or model._forward_pre_hooks:
+        raise LockingError(
+            f"a sequence of {len(model)} modules has forward hooks, which would not be called, "
+            "since its modules run one by one; expected them on modules that hold no interface"
         )
     found: list[nn.Module] = []
     for child in model:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from synthgrad.context import context as in_context
+from synthgrad.context import current_context
 from synthgrad.errors import LockingError
 from synthgrad.functional import redirect
 from synthgrad.graph import leaf_of, nodes_below
@@ -32,6 +33,8 @@ class Segment:
         fits: those whose feedback models can be fitted once it has run: no later segment
             receives their messages.
         shared: whether more than one segment receives the message of its interface.
+        unseen: the model's parameters that no segment used in this pass, or that did not require
+            grad; for the last segment.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Segment:
     inputs: list[Interface] = field(default_factory=list)
     fits: list[Interface] = field(default_factory=list)
     shared: bool = False
+    unseen: list[nn.Parameter] = field(default_factory=list)
 
 
 def find_segments(
@@ -57,6 +61,7 @@ def find_segments(
     search = _Search(model)
     # Saved tensors are dropped: only the shape of the graph is wanted.
     drop = torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: torch.empty(0))
+    context = current_context() if context is None else context
     with preserved(model), torch.enable_grad(), drop, in_context(context):
         with routed(search.cut):
             output = model(x)
@@ -134,10 +139,7 @@ class _Search:
             segment.shared = len(uses) > 1
         known = {p for segment in self.segments for p in segment.parameters}
         known.update(p for interface in self.paths for p in interface.parameters())
-        # A parameter that this pass did not use may be used by another: the last segment has it.
-        self.segments[-1].parameters += [
-            p for p in model.parameters() if p.requires_grad and p not in known
-        ]
+        self.segments[-1].unseen += [p for p in model.parameters() if p not in known]
         return self.segments
 
     def _sender(self, node: Any) -> Interface | None:

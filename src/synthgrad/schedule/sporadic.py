@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from synthgrad.call import Call
 from synthgrad.context import context as in_context
+from synthgrad.context import current_context
 from synthgrad.errors import LockingError
 from synthgrad.interface import Interface, routed
 from synthgrad.schedule.chance import Chance, Order, Probability
@@ -17,6 +18,9 @@ from synthgrad.schedule.gather import Gather
 from synthgrad.schedule.optimizers import Counted, MakeOptimizer, Optimizers
 from synthgrad.schedule.segments import Segment, find_segments
 from synthgrad.values import losses
+
+_UNSEEN = "not seen at first"
+"""The optimiser of parameters that no segment used in the first pass; no interface is called so."""
 
 
 class Sporadic(Counted):
@@ -77,7 +81,8 @@ class Sporadic(Counted):
             x: the model's input.
             loss_fn: ``loss_fn(output)`` returns the scalar loss, or the loss of each example,
                 "batch", whose mean is then taken (critics need it so).
-            context: what conditional feedback models see besides, such as labels.
+            context: what conditional feedback models see besides, such as labels; by default that
+                of :func:`synthgrad.context`.
 
         Returns:
             The loss, a detached scalar.
@@ -90,6 +95,7 @@ class Sporadic(Counted):
             raise LockingError("the model is in eval mode; call model.train() before step()")
         if not self._segments:
             self.prepare(x, loss_fn, context)
+        context = current_context() if context is None else context
         self.optimizers.clear_gradients()
         segments = list(self._segments.values())
         going = [segments[position] for position in self._chance.draw()]
@@ -97,6 +103,7 @@ class Sporadic(Counted):
         with torch.enable_grad(), in_context(context):
             with routed(run.cut):
                 output = self.model(x)
+            run.check_seen()
             loss = loss_fn(output)
             run.tops[None] = losses(loss).mean() if loss.ndim else loss
             for segment in going:
@@ -105,24 +112,31 @@ class Sporadic(Counted):
         return run.tops[None].detach()
 
     def prepare(self, x: Any, loss_fn: Callable[[Any], Tensor], context: Any = None) -> None:
-        """Finds the segments and makes their optimisers; the first step does it if needed.
+        """Finds the segments and makes their optimisers, once; the first step does it if needed.
+
+        What this pass does not use, or is frozen, has an optimiser of its own, which goes when an
+        error has reached it.
 
         Raises:
             LockingError: as for :meth:`step`.
             ArgumentError: a probability is given for a segment that the model has not.
         """
+        if self._segments:
+            return
         segments = find_segments(self.model, x, loss_fn, context)
         self._chance.among([segment.name for segment in segments])
+        self._receivers = {}
         for segment in segments:
             self.optimizers.make(segment.name, self._make, segment.parameters)
             for interface in segment.inputs:
                 self._receivers.setdefault(interface, []).append(segment)
+        self.optimizers.make(_UNSEEN, self._make, segments[-1].unseen)
         # Interfaces that share a feedback model share its optimiser.
         owner: dict[nn.Parameter, str] = {}
         for segment in segments:
             if (interface := segment.interface) is not None:
                 name = f"{segment.name} feedback"
-                own = [p for p in interface.feedback.parameters() if p.requires_grad]
+                own = list(interface.feedback.parameters())
                 self.optimizers.make(name, self._make_feedback, [p for p in own if p not in owner])
                 owner = dict.fromkeys(own, name) | owner
                 self._fitters[interface] = {owner[p] for p in own}
@@ -178,6 +192,15 @@ class _Run:
         self._update(segment.name)
         self.schedule.updates[segment.name] += 1
 
+    def check_seen(self) -> None:
+        """Refuses a pass that left an interface out, before anything is updated."""
+        for interface in self.schedule._segments:
+            if interface is not None and interface not in self.seen:
+                raise LockingError(
+                    f"{interface.label} did not run in this step; a schedule needs the same "
+                    "interfaces in each"
+                )
+
     def fit(self) -> None:
         """Updates the feedback models whose messages now have their whole error."""
         for gather in self.gathering:
@@ -188,6 +211,7 @@ class _Run:
         fitted = (self.schedule._fitters[interface] for interface in self.calls)
         for name in dict.fromkeys(name for names in fitted for name in names):
             self._update(name)
+        self._update(_UNSEEN)
 
     def _update(self, name: str) -> None:
         if name in self.schedule.optimizers:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from synthgrad.call import Call
 from synthgrad.context import context as in_context
+from synthgrad.context import current_context
 from synthgrad.errors import LockingError
 from synthgrad.interface import Interface, routed
 from synthgrad.schedule.gather import Gather
@@ -61,7 +62,8 @@ class Unlocked:
             x: the model's input.
             loss_fn: ``loss_fn(output)`` returns the scalar loss, or the loss of each example,
                 "batch", whose mean is then taken (critics need it so).
-            context: what conditional feedback models see besides, such as labels.
+            context: what conditional feedback models see besides, such as labels; by default that
+                of :func:`synthgrad.context`.
 
         Returns:
             The loss, a detached scalar.
@@ -76,6 +78,7 @@ class Unlocked:
             raise LockingError("the model is in eval mode; call model.train() before step()")
         if not self._segments:
             self.prepare(x, loss_fn, context)
+        context = current_context() if context is None else context
         self.optimizers.clear_gradients()
         run = _Run(self)
         with torch.enable_grad(), in_context(context):
@@ -84,21 +87,26 @@ class Unlocked:
             return run.finish(loss_fn(output))
 
     def prepare(self, x: Any, loss_fn: Callable[[Any], Tensor], context: Any = None) -> None:
-        """Finds the segments and makes their optimisers; the first step does it if needed.
+        """Finds the segments and makes their optimisers, once; the first step does it if needed.
+
+        What this pass does not use, or is frozen, is updated with the last segment when it learns.
 
         Raises:
             LockingError: as for :meth:`step`.
         """
+        if self._segments:
+            return
         segments = find_segments(self.model, x, loss_fn, context)
         taken: set[nn.Parameter] = set()
         feedback: dict[Interface | None, list[nn.Parameter]] = {}
         # From the top, so that a feedback model that interfaces share goes with its last use.
         for segment in reversed(segments):
-            own = [p for i in segment.fits for p in i.feedback.parameters() if p.requires_grad]
+            own = [p for i in segment.fits for p in i.feedback.parameters()]
             feedback[segment.interface] = [p for p in dict.fromkeys(own) if p not in taken]
             taken.update(own)
         for segment in segments:
-            own, fitted = segment.parameters, feedback[segment.interface]
+            own = segment.parameters + segment.unseen
+            fitted = feedback[segment.interface]
             if self._make_feedback is None:
                 asked = [(segment.name, self._make, own + fitted)]
             else:
