@@ -105,6 +105,25 @@ def test_what_derives_from_it_is_made_once_a_block():
         assert derived(labels.clone(), make, "key") == 7  # not the context in force
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_labels_that_were_rewritten_in_place_are_other_labels(inference):
+    model = sg.feedback.Linear(2, context=3)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    found = []
+    with torch.inference_mode(inference):
+        labels = torch.tensor([0, 2])
+        with sg.context(labels):
+            for number in (1, 2, 2):
+                labels.fill_(number)
+                found.append(model(torch.ones(2, 2), current_context()).clone())
+        with sg.context(labels):
+            expected = model(torch.ones(2, 2), current_context())
+    assert torch.equal(found[1], expected)
+    assert torch.equal(found[2], expected)
+    assert not torch.equal(found[0], expected)
+
+
 def test_no_error_goes_into_a_context():
     rows = torch.randn(3, 2, requires_grad=True)
     feedback = sg.feedback.Linear(4, context=2)

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 
 class _Frame(NamedTuple):
     value: Any
-    derived: dict[Hashable, Any]
+    derived: dict[Hashable, tuple[int, Any]]
 
 
 _current: ContextVar[_Frame | None] = ContextVar("synthgrad_context", default=None)
@@ -43,13 +45,15 @@ def current_context() -> Any:
 def derived(c: Any, make: Callable[..., Any], *how: Hashable) -> Any:
     """What ``make(c, *how)`` returns; computed once per block if ``c`` is the context in force.
 
-    Interfaces that see the same labels would otherwise each encode them again.
+    Interfaces that see the same labels would otherwise each encode them again. Labels that were
+    rewritten in place are others; those of ``torch.inference_mode`` do not tell, and are not kept.
     """
     frame = _current.get()
-    if frame is None or frame.value is not c:
+    if frame is None or frame.value is not c or (isinstance(c, Tensor) and c.is_inference()):
         return make(c, *how)
+    version = c._version if isinstance(c, Tensor) else 0
     key = (make, *how)
     found = frame.derived.get(key)
-    if found is None:
-        found = frame.derived[key] = make(c, *how)
-    return found
+    if found is None or found[0] != version:
+        found = frame.derived[key] = (version, make(c, *how))
+    return found[1]

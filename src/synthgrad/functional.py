@@ -56,7 +56,11 @@ def check_lambda(lambda_: float) -> float:
     Raises:
         ArgumentError: it is outside [0, 1] or not a number.
     """
-    if not 0 <= lambda_ <= 1:
+    try:
+        fits = bool(0 <= lambda_ <= 1)
+    except (TypeError, ValueError, RuntimeError):  # nothing that compares with numbers
+        fits = False
+    if not fits:
         raise ArgumentError(f"lambda_ must lie in [0, 1], got {lambda_!r}")
     return lambda_
 

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 import synthgrad as sg
-from synthgrad.feedback import MLP, Linear
+from synthgrad.feedback import MLP, Linear, Stale
 from synthgrad.recurrent.nest import floating, with_floating
 from tests.recurrent.cores import CORES, UNITS, Core, awake, stream, unroll
 
@@ -89,6 +89,23 @@ def test_loading_replaces_what_was_pending():
     run.chunk(0)
     run.it.load_state_dict(saved)
     assert run.it.get_extra_state()["pending"] is None
+
+
+def test_loading_gives_up_an_open_chunk():
+    run = _Run("LSTM", 0)
+    run.chunk(0)
+    saved = copy.deepcopy(run.it.state_dict())
+    run.it.begin(run.state)
+    run.it.load_state_dict(saved)
+    run.chunk(1)
+
+
+def test_what_was_pending_goes_where_the_model_is():
+    it = sg.RecurrentInterface(Stale(0.5))  # without parameters
+    it.end(it.begin(torch.zeros(4, UNITS)), torch.zeros(4, UNITS))
+    other = sg.RecurrentInterface(Stale(0.5)).to("meta")
+    other.set_extra_state(it.get_extra_state())
+    assert other.get_extra_state()["pending"]["messages"].is_meta
 
 
 def test_a_saved_state_does_not_change_as_the_run_goes_on():

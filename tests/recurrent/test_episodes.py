@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+import synthgrad as sg
 from synthgrad.feedback import Linear
 from synthgrad.recurrent.nest import floating, with_floating
 from tests.recurrent.cores import (
@@ -108,6 +109,56 @@ def test_a_fresh_state_may_be_a_number_or_broadcast():
     assert (c[:, ENDED] == 2).all()
     (h.sum() + c.sum()).backward()
     assert_close(learned.grad, torch.full_like(learned, 3.0 * 2))
+
+
+def test_a_fresh_nest_is_matched_by_its_keys_and_counters_start_anew():
+    it = sg.RecurrentInterface(Linear(UNITS, out_features=2 * UNITS))
+    ones = torch.ones(5, UNITS)
+    state = {"h": ones, "c": 2 * ones, "t": torch.full((5,), 7), "clock": torch.tensor(3)}
+    fresh = {
+        "clock": torch.tensor(0),
+        "t": torch.zeros(1, dtype=torch.long),
+        "c": torch.full((1, UNITS), -2.0),
+        "h": torch.full((1, UNITS), -1.0),
+    }
+    begun = it.begin(state, ended=ENDED, fresh=fresh)
+    for key, old, new in (("h", 1, -1), ("c", 2, -2), ("t", 7, 0)):
+        rows = begun[key].reshape(5, -1)[:, 0]
+        assert torch.equal(rows, torch.where(ENDED, new, old).to(rows))
+    assert begun["clock"] == 3  # it is no row's
+    it.reset()
+    begun = it.begin(state, ended=ENDED, fresh=-1)  # a number: no counter is meant
+    assert torch.equal(begun["t"], state["t"])
+    assert (begun["c"][ENDED] == -1).all()
+
+
+def test_a_counter_beside_a_state_whose_batch_comes_second():
+    it = sg.RecurrentInterface(Linear(UNITS), batch_dim=1)
+    state = (torch.ones(1, 5, UNITS), torch.full((5,), 7), torch.full((2, 5, 1), 7))
+    _, count, more = it.begin(state, ended=ENDED, fresh=tuple(0 * part for part in state))
+    assert torch.equal(count == 0, ENDED)
+    assert torch.equal(more[:, :, 0] == 0, ENDED.expand(2, 5))
+
+
+def test_the_loop_may_write_its_mask_again_before_the_backward_pass():
+    core = CORES["GRUCell"]().double()
+    found = []
+    for rewrites in (False, True):
+        torch.manual_seed(0)
+        it = bridge(core)
+        start = nn.Parameter(torch.ones(1, UNITS).double())
+        state = core.initial(5)
+        for _ in range(2):
+            ended = ENDED.clone()
+            xs, ys = stream(2, 5)
+            first = it.begin(state, ended=ended, fresh=start)
+            loss, state, messages, _ = unroll(core, xs, ys, first)
+            loss = loss + it.end(state, messages[-1], ended=ended)
+            if rewrites:
+                ended.zero_()
+            loss.backward()
+        found.append([p.grad for p in (*it.parameters(), start)])
+    assert_close(*found)
 
 
 def test_evaluation_refreshes_rows_as_well():

@@ -3,7 +3,7 @@ from collections import OrderedDict, namedtuple
 import pytest
 import torch
 
-from synthgrad.recurrent.nest import describe, every, floating, transform, with_floating
+from synthgrad.recurrent.nest import describe, every, floating, matched, transform, with_floating
 
 Pair = namedtuple("Pair", "left right")
 
@@ -54,6 +54,18 @@ def test_only_floating_tensors_are_exchanged():
 )
 def test_a_nest_is_described(nest, text):
     assert describe(nest) == text
+
+
+def test_nests_are_matched_by_place_and_key():
+    nest = _nest()
+    other = {key: nest[key] for key in ("c", "b", "a")}
+    assert list(map(id, matched(nest, other) or [])) == list(map(id, every(nest)))
+
+
+@pytest.mark.parametrize("change", [{"a": 3}, {"b": []}, {"b": ()}, {"d": torch.ones(1)}, {"c": 1}])
+def test_another_nest_does_not_match(change):
+    assert matched(_nest(), _nest() | change) is None
+    assert matched(_nest() | change, _nest()) is None
 
 
 def test_different_nests_are_described_differently():

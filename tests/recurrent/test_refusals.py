@@ -174,7 +174,7 @@ def test_a_wrong_fresh_state():
     it, state, ended = _it(), torch.zeros(4, 4), torch.ones(4, dtype=torch.bool)
     with pytest.raises(ArgumentError, match=r"'it': fresh .*say which: ended=mask"):
         it.begin(state, fresh=0)
-    with pytest.raises(ShapeError, match=r"has 1 tensors; got \(\(4, 4\), \(4, 4\)\)"):
+    with pytest.raises(ShapeError, match=r"the state, \(4, 4\); got \(\(4, 4\), \(4, 4\)\)"):
         it.begin(state, ended=ended, fresh=(state, state))
     with pytest.raises(ShapeError, match=r"\(2, 4, 4\) does not broadcast to the state's \(4, 4\)"):
         it.begin(state, ended=ended, fresh=torch.zeros(2, 4, 4))

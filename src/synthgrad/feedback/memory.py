@@ -57,14 +57,19 @@ class Stale(Feedback):
 
     @torch.no_grad()
     def observe(self, target: Tensor) -> None:
-        """Moves the average towards the mean of a batch of per-example errors."""
+        """Moves the average towards the mean of a batch of per-example errors.
+
+        Where the mean is not finite the average stays as it was, or one overflow would be
+        remembered for good.
+        """
         mean = target.mean(dim=0)
         known = self.average
+        old = known.to(mean)
+        new = torch.where(mean.isfinite(), self.decay * old + (1 - self.decay) * mean, old)
         if (known.shape, known.dtype, known.device) == (mean.shape, mean.dtype, mean.device):
-            # In place: a replayed CUDA graph finds it where it was.
-            known.mul_(self.decay).add_((1 - self.decay) * mean)
+            known.copy_(new)  # in place: a replayed CUDA graph finds it where it was
         else:
-            self.average = self.decay * known.to(mean) + (1 - self.decay) * mean
+            self.average = new
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""

@@ -69,7 +69,7 @@ class FeedForwardConfig(Settings):
     """Steps between evaluations, which also probe the interfaces."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
     """Steps between checkpoints; more where they would take over a twentieth of the time."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of the weights and the order of the examples."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast, which is several times faster where the processor has it in hardware."""

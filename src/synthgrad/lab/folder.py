@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from importlib.metadata import version
@@ -63,9 +64,12 @@ class RunFolder:
         return _read(path) if path.exists() else None
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Adds one line of metrics, and the same to the TensorBoard event file."""
+        """Adds one line of metrics, and the same to the TensorBoard event file.
+
+        What is not known yet (NaN) is null in the line, as in the summary: JSON has no word for it.
+        """
         with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(_json({"step": step, **values}) + "\n")
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -154,4 +158,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
-    saved.write(path, (json.dumps(value, indent=2) + "\n").encode())
+    saved.write(path, (_json(value, indent=2) + "\n").encode())
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for every number that is not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -21,7 +21,9 @@ class Settings(BaseModel, ABC):
         UsageError: a value is outside its range; says which, what came and what was expected.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False
+    )
     nothing_at_zero: ClassVar[frozenset[str]] = frozenset(
         ("iterations", "learning_rate", "feedback_learning_rate", "input_learning_rate")
     )

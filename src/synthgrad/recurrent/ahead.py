@@ -45,9 +45,14 @@ def at_every_step(
 ) -> Float[Tensor, "steps batch width"]:
     """A model's predictions from ``"steps batch *message"``, all steps as one large batch."""
     steps, batch = messages.shape[:2]
-    context = transform(context, lambda part: part.repeat(steps, *(1 for _ in part.shape[1:])))
+    context = transform(context, lambda part: _for_all(part, steps))
     rows = predict(model, messages.flatten(0, 1), context, width)
     return rows.unflatten(0, (steps, batch))
+
+
+def _for_all(part: Tensor, steps: int) -> Tensor:
+    """A context ``"batch ..."`` once a step; one without dimensions is every example's already."""
+    return part.repeat(steps, *(1 for _ in part.shape[1:])) if part.ndim else part
 
 
 def with_graph(kept: Tensor, recomputed: Tensor) -> Tensor:
@@ -63,6 +68,8 @@ def with_graph(kept: Tensor, recomputed: Tensor) -> Tensor:
     if recomputed.shape == kept.shape:
         return recomputed.to(kept.dtype)
     if recomputed.shape == kept.shape[1:]:
+        if len(kept) == 1:  # nothing to join; and torch.compile fails on an empty part
+            return recomputed.to(kept.dtype).unsqueeze(0)
         return torch.cat([kept[:-1], recomputed.to(kept.dtype).unsqueeze(0)])
     raise ShapeError(
         f"last_core must return the message it returned in the chunk before, "

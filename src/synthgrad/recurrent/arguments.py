@@ -15,11 +15,12 @@ from synthgrad.feedback import Feedback, Regression
 from synthgrad.recurrent.nest import describe, every, floating
 
 if TYPE_CHECKING:
-    from synthgrad.recurrent.bridge import RecurrentInterface
+    from synthgrad.recurrent.configured import Configured
+    from synthgrad.recurrent.layout import BatchDim
 
 
 @contextmanager
-def naming(bridge: RecurrentInterface) -> Iterator[None]:
+def naming(bridge: Configured) -> Iterator[None]:
     """Puts the interface's name in front of every error of ours that passes."""
     try:
         yield
@@ -33,7 +34,8 @@ def check_feedback(feedback: Any, auxiliary: Any) -> None:
     """Refuses models that cannot predict the error of a state.
 
     Raises:
-        ArgumentError: one is no feedback model, or M is fitted to values of the loss.
+        ArgumentError: one is no feedback model, or M is fitted to values of the loss, or A is not
+            fitted by regression.
     """
     for role, model in (("feedback", feedback), ("auxiliary", auxiliary)):
         if not (isinstance(model, Feedback) or (model is None and role == "auxiliary")):
@@ -45,21 +47,51 @@ def check_feedback(feedback: Any, auxiliary: Any) -> None:
                 f"{role} must be fitted to errors; {type(model).__name__} is fitted to values of "
                 "the loss, and those of the chunks to come do not arrive at a boundary"
             )
+    if auxiliary is not None and not isinstance(auxiliary, Regression):
+        raise ArgumentError(
+            "auxiliary must be fitted by regression (a synthgrad.feedback.Regression, such as "
+            f"MLP), for that is its task; got {type(auxiliary).__name__}"
+        )
 
 
-def check_options(scale: Any, reduction: Any) -> None:
-    """Refuses numbers and words outside their range.
+def check_scale(scale: Any) -> None:
+    """Refuses numbers outside their range.
 
     Raises:
-        ArgumentError: ``scale`` is negative or not finite; ``reduction`` is unknown.
+        ArgumentError: ``scale`` is no number, negative or not finite.
     """
     if not isinstance(scale, int | float) or not 0 <= scale < math.inf:
         raise ArgumentError(f"scale must be a finite number of at least 0, got {scale!r}")
+
+
+def check_reduction(reduction: Any) -> None:
+    """Refuses unknown words.
+
+    Raises:
+        ArgumentError: ``reduction`` is one.
+    """
     if reduction not in ("mean", "sum"):
         raise ArgumentError(f'reduction must be "mean" or "sum", got {reduction!r}')
 
 
-def check_last_core(last_core: Any, feedback_into_core: bool, bridge: RecurrentInterface) -> None:
+def check_batch_dim(batch_dim: Any) -> BatchDim:
+    """One dimension, one for each tensor, or None.
+
+    Raises:
+        ArgumentError: it is something else.
+    """
+    several = isinstance(batch_dim, Sequence)
+    dims = tuple(batch_dim) if several else () if batch_dim is None else (batch_dim,)
+    if not all(isinstance(dim, int) and not isinstance(dim, bool) for dim in dims):
+        raise ArgumentError(
+            f"batch_dim must be a dimension, or a tuple with one for each tensor, got {batch_dim!r}"
+        )
+    return dims if several else batch_dim
+
+
+def check_last_core(
+    last_core: Any, feedback_into_core: bool, feedback: Feedback, auxiliary: Feedback | None
+) -> None:
     """Refuses options that need each other.
 
     Raises:
@@ -74,12 +106,12 @@ def check_last_core(last_core: Any, feedback_into_core: bool, bridge: RecurrentI
             "feedback_into_core=True needs last_core, a function that computes the last message "
             "again: the graph of the one that was sent is gone when its error arrives"
         )
-    if feedback_into_core and not isinstance(bridge.feedback, Regression):
+    if feedback_into_core and not isinstance(feedback, Regression):
         raise ArgumentError(
             "feedback_into_core=True needs a feedback model fitted by regression, got "
-            f"{type(bridge.feedback).__name__}"
+            f"{type(feedback).__name__}"
         )
-    if last_core is not None and not feedback_into_core and bridge.auxiliary is None:
+    if last_core is not None and not feedback_into_core and auxiliary is None:
         raise ArgumentError(
             "last_core carries regression errors into the core; without an auxiliary model and "
             "with feedback_into_core=False there is none"
@@ -142,17 +174,23 @@ def check_steps(
 
     Raises:
         ArgumentError: there is no auxiliary task to use them.
-        ShapeError: a step's message is not like the last one.
+        ShapeError: they are no messages like the last one.
     """
     if steps is None:
         return message.detach().unsqueeze(0)
     if auxiliary is None:
         raise ArgumentError("steps are the auxiliary task's, and this interface has none")
-    shapes = sorted({tuple(step.shape) for step in steps})
-    if shapes != [tuple(message.shape)]:
+    if isinstance(steps, Tensor):
+        count, shapes = len(steps) if steps.ndim else 0, [tuple(steps.shape[1:])]
+    elif isinstance(steps, tuple | list) and all(isinstance(step, Tensor) for step in steps):
+        count, shapes = len(steps), sorted({tuple(step.shape) for step in steps})
+    else:
+        count, shapes = 0, []
+    if not count or shapes != [tuple(message.shape)]:
+        came = f"{count} of {', '.join(map(str, shapes))}" if count else describe(steps)
         raise ShapeError(
             f"steps must hold messages like the last one, {tuple(message.shape)}, time first; got "
-            f"{len(steps)} of {', '.join(map(str, shapes)) or 'no shape'}"
+            f"{came}"
         )
     return steps.detach() if isinstance(steps, Tensor) else torch.stack(list(steps)).detach()
 

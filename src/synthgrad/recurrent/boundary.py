@@ -23,11 +23,20 @@ class Chunk:
             average over several chunks): the gradient of :meth:`RecurrentInterface.end`'s scalar.
             Whoever compares errors with predictions needs it. None before the backward pass.
         has_end: whether there is such a scalar.
+        walk: which backward pass brought the weight; None before it.
     """
 
     def __init__(self) -> None:
         self.weight: Tensor | None = None
         self.has_end = False
+        self.walk: int | None = None
+
+
+def current_walk() -> int | None:
+    """The backward pass that this is called from, None outside of any."""
+    # As torch.utils.checkpoint itself tells them apart; there is no public way.
+    number = torch._C._current_graph_task_id()
+    return None if number < 0 else number
 
 
 def cross(
@@ -91,9 +100,9 @@ class _Consume(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, weight: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.chunk.weight = weight
-        if not ctx.saved_tensors:
+        saved = ctx.saved_tensors  # once: torch.utils.checkpoint unpacks no tensor twice
+        ctx.chunk.weight, ctx.chunk.walk = weight, current_walk()
+        if not saved:
             return (None, None, None, *(None for _ in ctx.dtypes))
-        (error,) = ctx.saved_tensors
-        parts = ctx.layout.split(error * weight)
+        parts = ctx.layout.split(saved[0] * weight)
         return (None, None, None, *(p.to(d) for p, d in zip(parts, ctx.dtypes, strict=True)))

@@ -15,17 +15,17 @@ from synthgrad.feedback import Feedback
 from synthgrad.functional import check_lambda, per_loss
 from synthgrad.recurrent import arguments
 from synthgrad.recurrent.arguments import naming
-from synthgrad.recurrent.boundary import consume
-from synthgrad.recurrent.carried import Carried
+from synthgrad.recurrent.boundary import Chunk, consume, current_walk
+from synthgrad.recurrent.configured import Configured
 from synthgrad.recurrent.episodes import mask_of, refresh
 from synthgrad.recurrent.fit import Fit, predict, wide
-from synthgrad.recurrent.layout import BatchDim, layout
-from synthgrad.recurrent.nest import describe, with_floating
+from synthgrad.recurrent.layout import layout
+from synthgrad.recurrent.nest import describe, floating, with_floating
 from synthgrad.recurrent.opened import Opened
 from synthgrad.recurrent.pending import Waiting
 
 
-class RecurrentInterface(Carried):
+class RecurrentInterface(Configured):
     r"""Bridges the boundaries of truncated BPTT with a synthetic gradient (2.1, fig. 2 and 10).
 
     A core runs T steps at a time. Beyond a chunk's end the error of the state :math:`h` is not
@@ -53,7 +53,12 @@ class RecurrentInterface(Carried):
     Everything is part of the one graph, so the one ``loss.backward()`` gives every gradient, M's
     included. Since the optimiser changes M between prediction and target, :meth:`begin` predicts
     again, from the kept message with the present parameters. In ``eval()`` or without grad the
-    interface only cuts the state from its graph, and forgets nothing.
+    interface only cuts the state from its graph (and gives rows that ended their fresh one), and
+    forgets nothing.
+
+    A chunk that is never ended consumes nothing and still fits M. But what its loss was multiplied
+    by (a loss scaler, an average) is told by :meth:`end` alone: where that is not 1, the last chunk
+    of all wants ``end(state, message, ended=True)``, or M's gradients are on the wrong scale.
 
     Args:
         feedback: M, from messages ``"batch features"`` to the per-example error of the whole state,
@@ -77,7 +82,8 @@ class RecurrentInterface(Carried):
             ``nn.LSTM``), whichever is as long as the batch.
         name: how errors call this interface.
         check_finite: whether arriving errors are checked for NaN and infinity; only on a CPU, since
-            elsewhere it would wait for the device (``explained`` shows NaN there).
+            elsewhere it would wait for the device (``explained[...].now`` shows NaN there). False
+            beside a loss scaler that looks for overflows itself (``torch.amp.GradScaler``).
 
     Attributes:
         explained: the explained variance of each kind of prediction, an :class:`Explained` each:
@@ -100,22 +106,18 @@ class RecurrentInterface(Carried):
         name: str | None = None,
         check_finite: bool = True,
     ) -> None:
-        super().__init__()
-        arguments.check_feedback(feedback, auxiliary)
-        arguments.check_options(scale, reduction)
-        self.feedback = feedback
-        self.scale = scale
-        self.auxiliary = auxiliary
-        arguments.check_last_core(last_core, feedback_into_core, self)
-        self._last_core = (last_core,)  # in a tuple: the core is no part of this module
-        self.feedback_into_core = feedback_into_core
-        self.reduction = reduction
-        self.batch_dim: BatchDim = (
-            tuple(batch_dim) if isinstance(batch_dim, Sequence) else batch_dim
+        super().__init__(
+            feedback,
+            scale,
+            auxiliary,
+            last_core,
+            feedback_into_core,
+            reduction,
+            batch_dim,
+            name,
+            check_finite,
         )
-        self.name = name
-        self.check_finite = check_finite
-        self._open: Opened | None = None
+        self._last: Chunk | None = None
         audit.watch_optimizers()
 
     def begin(self, state: Any, *, ended: Tensor | bool = False, fresh: Any = None) -> Any:
@@ -126,21 +128,25 @@ class RecurrentInterface(Carried):
             ended: the rows whose episode ended with the chunk before, bool ``"batch"``, or True for
                 all. Nothing that follows depends on their state: the target of their last
                 prediction is zero.
-            fresh: what ``ended`` rows start from, by default the state they have: a number, or a
-                nest like ``state``, whose tensors may broadcast; a learned one gets its gradient.
+            fresh: what ``ended`` rows start from, by default the state they have: a number, for
+                the floating-point tensors; or a nest like ``state``, whose tensors may broadcast,
+                for all tensors. A learned one gets its gradient.
 
         Returns:
             The state to run the chunk from. Nothing but M lies below it in the graph, and
             its ``grad`` holds the error that arrived, on the scale that autograd carries.
 
         Raises:
-            LockingError: a chunk is open already.
-            ShapeError: the state is not the one that the chunk before ended with, or has no tensor.
+            LockingError: a chunk is open already; or this is the backward pass of one that ended.
+            ShapeError: the state is not the one that the chunk before ended with, or has no tensor;
+                ``ended`` or ``fresh`` do not fit it.
+            ArgumentError: ``fresh`` without ``ended``.
         """
         with naming(self):
             tensors = [tensor.detach() for tensor in arguments.check_state(state)]
             if not self._is_learning():
-                return with_floating(state, refresh(tensors, ended, fresh, self.batch_dim))
+                return refresh(with_floating(state, tensors), ended, fresh, self.batch_dim)
+            self._refuse_recomputation()
             if self._open is not None:
                 raise LockingError(
                     "begin() was called twice without end() between; expected begin(), T steps, "
@@ -152,11 +158,11 @@ class RecurrentInterface(Carried):
             if waiting is not None:
                 arguments.check_same(state, waiting.state, "the chunk before ended with")
                 tensors = opened.answer(waiting, tensors, ended)
-            tensors = refresh(tensors, ended, fresh, self.batch_dim)
-        for tensor in tensors:
+            state = refresh(with_floating(state, tensors), ended, fresh, self.batch_dim)
+        for tensor in floating(state):
             tensor.retain_grad()
         self._open = opened
-        return with_floating(state, tensors)
+        return state
 
     def end(
         self,
@@ -216,6 +222,7 @@ class RecurrentInterface(Carried):
             if (loss := opened.ahead(messages, context, predicted)) is not None:
                 scalar = scalar + (loss - loss.detach())
         opened.chunk.has_end = True
+        self._last = opened.chunk
         self._pending.keep(Waiting(messages, context, inputs, mask, opened.state))
         self._open = None
         return scalar
@@ -268,27 +275,21 @@ class RecurrentInterface(Carried):
     def reset(self) -> None:
         """Forgets the last chunk's predictions and any open chunk; what was learned stays."""
         self._pending.drop()
-        self._open = None
-
-    @property
-    def last_core(self) -> Callable[..., Tensor] | None:
-        """Computes the message of a chunk's last step again."""
-        return self._last_core[0]
-
-    @property
-    def label(self) -> str:
-        """How error messages call this interface."""
-        if self.name is not None:
-            return f"recurrent interface {self.name!r}"
-        return f"recurrent interface {type(self.feedback).__name__}({self.feedback.extra_repr()})"
-
-    def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
-        name = "" if self.name is None else f"{self.name!r}, "
-        return f"{name}scale={self.scale}, reduction={self.reduction!r}"
+        self._open = self._last = None
 
     def _is_learning(self) -> bool:
         return self.training and torch.is_grad_enabled()
+
+    def _refuse_recomputation(self) -> None:
+        """Torch's checkpoint runs a chunk again in its own backward pass, after its end()."""
+        walk, last = current_walk(), self._last
+        if walk is not None and last is not None and last.walk in (None, walk):
+            raise LockingError(
+                "begin() was called in the backward pass of a chunk that has ended already, as "
+                "torch.utils.checkpoint does with use_reentrant=False around begin() and end(). "
+                "What that chunk began with is gone; checkpoint the core alone, or with "
+                "use_reentrant=True"
+            )
 
     def _opened(self, call: str, state: Any) -> tuple[Opened, list[Tensor]]:
         """The open chunk, and the tensors of a state that belongs to it."""

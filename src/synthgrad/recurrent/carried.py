@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from synthgrad.recurrent.explained import Explained
 from synthgrad.recurrent.pending import Pending
+
+if TYPE_CHECKING:
+    from synthgrad.recurrent.opened import Opened
 
 
 class Carried(nn.Module):
@@ -20,6 +24,8 @@ class Carried(nn.Module):
     Attributes:
         explained: the explained variance of each kind of prediction, an :class:`Explained` each.
     """
+
+    _open: Opened | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,8 +40,12 @@ class Carried(nn.Module):
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Goes on from what :meth:`get_extra_state` returned, on the device of the parameters."""
-        device = next((parameter.device for parameter in self.parameters()), None)
+        """Goes on from what :meth:`get_extra_state` returned, on the device of the model.
+
+        A chunk that is open began with something else, and is given up.
+        """
+        self._open = None
+        device = next((t.device for t in chain(self.parameters(), self.buffers())), None)
         self._pending.restore(state["pending"], device)
         for kind, count in self.explained.items():
             count.restore(state["explained"][kind], device)

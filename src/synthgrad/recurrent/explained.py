@@ -20,7 +20,8 @@ class Explained:
     Attributes:
         last: the squared error and the target's square of the last prediction, ``"2"``: per
             example, the mean over the batch; None before the first.
-        total: their sums since the last :meth:`reset`.
+        total: their sums since the last :meth:`reset`. A pair that is not finite (of a loss that
+            was multiplied by zero, or that overflowed) is seen in ``last`` and left out here.
     """
 
     def __init__(self) -> None:
@@ -30,11 +31,12 @@ class Explained:
     def record(self, error: Tensor, square: Tensor) -> None:
         """Counts a prediction; both are scalars, already detached."""
         pair = torch.stack([error, square])
+        counts = torch.where(pair.isfinite().all(), pair, 0)
         if self.last is None or self.total is None or self.last.device != pair.device:
-            self.last, self.total = pair, pair.clone()
+            self.last, self.total = pair, counts
         else:
             self.last.copy_(pair)
-            self.total.add_(pair)
+            self.total.add_(counts)
 
     @property
     def now(self) -> Tensor:

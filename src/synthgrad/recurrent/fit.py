@@ -38,11 +38,12 @@ def predict(
         message, like = message.to(dtype), like.to(dtype)
     prediction = feedback.predict_for(like, message, context)
     if prediction.shape != like.shape:
+        hint = f" (out_features={width} makes it that wide)"
         raise ShapeError(
             f"the state has {width} numbers per example, so the feedback model "
             f"{type(feedback).__name__} must return {tuple(like.shape)}; for the message "
-            f"{tuple(message.shape)} it returned {tuple(prediction.shape)} (out_features={width} "
-            "makes a built-in model that wide)"
+            f"{tuple(message.shape)} it returned {tuple(prediction.shape)}"
+            f"{hint if hasattr(feedback, 'out_features') else ''}"
         )
     return prediction
 
@@ -169,24 +170,27 @@ class Fit:
         if loss is None:
             return [None] * self.fits
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
-        return [None if g is None or weight is None else g * weight.to(g) for g in grads]
+        if weight is None:
+            return grads
+        # Of a loss that counts for nothing the target is not known, and the gradient is nothing.
+        return [g if g is None else torch.where(weight == 0, 0, g * weight.to(g)) for g in grads]
 
     def _record(self, grad: Tensor, target: Tensor, weight: Tensor | None) -> None:
         batch = target.shape[0]
         # In per-example errors, the mean over the batch; for a mean loss they are ``batch`` times
         # the target, and for either grad is 2/batch times their difference.
         scale = batch if self.bridge.reduction == "mean" else 1 / batch
-        error = torch.linalg.vector_norm(grad).square() * (batch / 4)
-        square = torch.linalg.vector_norm(target).square() * scale
+        error, size = torch.linalg.vector_norm(grad), torch.linalg.vector_norm(target)
         if self.bridge.check_finite and target.device.type == "cpu":
-            self._check(square, target)
-        if weight is not None:
-            error, square = error / weight.square(), square / weight.square()
-        self.bridge.explained[self.kind].record(error, square)
+            self._check(size, target)
+        if weight is not None:  # before they are squared, for a loss may be scaled up a lot
+            error, size = error / weight, size / weight
+        counted = self.bridge.explained[self.kind]
+        counted.record(error.square() * (batch / 4), size.square() * scale)
 
-    def _check(self, square: Tensor, target: Tensor) -> None:
-        # A finite target may have an infinite square, so the sum only says where to look.
-        if not math.isfinite(square.item()) and (bad := int((~target.isfinite()).sum())):
+    def _check(self, size: Tensor, target: Tensor) -> None:
+        # A finite target may have an infinite norm, so that only says where to look.
+        if not math.isfinite(size.item()) and (bad := int((~target.isfinite()).sum())):
             raise NonFiniteError(
                 f"{self.bridge.label}: the error that came back for the state has {bad} non-finite "
                 f"values (NaN or infinity) of {target.numel()}; expected finite ones. Nothing was "

@@ -61,10 +61,13 @@ class Layout:
 
     def beside(self, mask: Tensor) -> list[Tensor]:
         """A mask ``"batch"``, once for each tensor, in the shape that goes along with it."""
-        return [
-            mask.view([-1 if d == dim else 1 for d in range(len(shape))])
-            for shape, dim in zip(self.shapes, self.dims, strict=True)
-        ]
+        pairs = zip(self.shapes, self.dims, strict=True)
+        return [along(mask, dim, len(shape)) for shape, dim in pairs]
+
+
+def along(mask: Tensor, dim: int, ndim: int) -> Tensor:
+    """A mask ``"batch"`` in the shape that goes along with a tensor of ``ndim`` dimensions."""
+    return mask.view([-1 if d == dim else 1 for d in range(ndim)])
 
 
 def layout(tensors: Sequence[Tensor], batch: int, batch_dim: BatchDim) -> Layout:
@@ -79,14 +82,32 @@ def layout(tensors: Sequence[Tensor], batch: int, batch_dim: BatchDim) -> Layout
             ``nn.LSTM`` are both found.
 
     Raises:
-        ShapeError: a tensor has no such dimension.
+        ShapeError: a tensor has no such dimension; or there are no examples.
         ArgumentError: the rule fits both dimensions; or ``batch_dim`` is not one per tensor.
     """
     return _layout(tuple(tuple(tensor.shape) for tensor in tensors), batch, batch_dim)
 
 
+def row_dim(tensor: Tensor, batch: int, batch_dim: BatchDim) -> int:
+    """The batch dimension of a tensor that is carried along, such as a counter.
+
+    ``batch_dim`` need not fit it, being the floating-point tensors' own; then the default holds.
+
+    Raises:
+        ShapeError, ArgumentError: as for :func:`layout`.
+    """
+    shape = tuple(tensor.shape)
+    if isinstance(batch_dim, int) and -len(shape) <= batch_dim < len(shape):
+        batch_dim %= len(shape)
+        if shape[batch_dim] == batch:
+            return batch_dim
+    return _find(shape, batch, None)
+
+
 @lru_cache(maxsize=64)
 def _layout(shapes: tuple[Shape, ...], batch: int, batch_dim: BatchDim) -> Layout:
+    if batch == 0:
+        raise ShapeError("the batch has no examples, expected at least one")
     if isinstance(batch_dim, tuple) and len(batch_dim) != len(shapes):
         raise ArgumentError(
             f"batch_dim={batch_dim} is for {len(batch_dim)} tensors, the state has {len(shapes)}"

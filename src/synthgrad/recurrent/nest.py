@@ -44,6 +44,33 @@ def floating(nest: Any) -> list[Tensor]:
     return [tensor for tensor in every(nest) if tensor.is_floating_point()]
 
 
+def matched(nest: Any, other: Any) -> list[Tensor] | None:
+    """The tensors of ``other`` in the order of :func:`every`; dicts are matched by key.
+
+    None if it is not the same nest; shapes may differ.
+    """
+    if isinstance(nest, Tensor):
+        return [other] if isinstance(other, Tensor) else None
+    if isinstance(nest, dict) and isinstance(other, dict):
+        if nest.keys() != other.keys():
+            return None
+        pairs = [(part, other[key]) for key, part in nest.items()]
+    elif type(nest) is not type(other):
+        return None
+    elif isinstance(nest, tuple | list):
+        if len(nest) != len(other):
+            return None
+        pairs = zip(nest, other, strict=True)
+    else:
+        return []
+    found: list[Tensor] = []
+    for part, counterpart in pairs:
+        if (inside := matched(part, counterpart)) is None:
+            return None
+        found += inside
+    return found
+
+
 def with_floating(nest: Any, tensors: Iterable[Tensor]) -> Any:
     """The same nest with the tensors of :func:`floating` exchanged for ``tensors``, in order."""
     fresh = iter(tensors)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor
 
 from synthgrad import audit
+from synthgrad.preserve import preserved
 from synthgrad.recurrent import ahead
 from synthgrad.recurrent.boundary import Chunk
 from synthgrad.recurrent.episodes import either, mask_of
-from synthgrad.recurrent.fit import Fit
+from synthgrad.recurrent.fit import Fit, predict
 from synthgrad.recurrent.layout import layout
 from synthgrad.recurrent.pending import Waiting
 
@@ -74,9 +76,19 @@ class Opened:
             messages: this chunk's, ``"steps batch *message"``, detached.
             context: what M knows besides.
             predicted: M's error at the last step, ``"batch width"``.
+
+        Returns:
+            None in the first chunk.
+
+        Raises:
+            ShapeError: the auxiliary model is not as wide as the state.
         """
         auxiliary = self.bridge.auxiliary
-        if auxiliary is None or self._before is None:
+        if auxiliary is None:
+            return None
+        if self._before is None:  # its first fit is a chunk away; that it cannot be is known now
+            with torch.no_grad(), preserved(auxiliary):
+                predict(auxiliary, messages[-1], context, predicted.shape[1])
             return None
         targets = ahead.synthetic(self.bridge.feedback, messages, context, predicted)
         loss, square = ahead.loss(auxiliary, *self._before, targets, self._ended)

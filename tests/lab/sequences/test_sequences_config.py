@@ -1,7 +1,12 @@
+import math
+
 import pytest
 import torch
 
+from synthgrad.lab.cli import main
+from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import UsageError
+from synthgrad.lab.multinetwork import MultiNetworkConfig
 from synthgrad.lab.sequences import SEQUENCE_RECIPES, EpisodeConfig, TextConfig
 
 COPY = SEQUENCE_RECIPES["copy"]
@@ -16,11 +21,38 @@ COPY = SEQUENCE_RECIPES["copy"]
         ({"phases": "odd"}, r"--phases: .*'random' or 'same', got 'odd'"),
         ({"feedback_sees": "state", "method": "dni-aux"}, r"--feedback-sees state goes with"),
         ({"patience": 1}, r"--patience: .*not permitted"),
+        ({"seed": 2**63}, rf"--seed: .*less than {2**63}, got {2**63}"),
+        ({"scale": math.inf}, r"--scale: .*finite number, got inf"),
+        ({"learning_rate": math.inf}, r"--learning-rate: .*finite number, got inf"),
+        ({"clip": math.nan}, r"--clip: .*finite number, got nan"),
+        ({"forget_bias": math.nan}, r"--forget-bias: .*finite number, got nan"),
     ],
 )
 def test_a_bad_value_is_named_with_what_was_expected(values, says):
     with pytest.raises(UsageError, match=says):
         EpisodeConfig(**values)
+
+
+@pytest.mark.parametrize("kind", [FeedForwardConfig, MultiNetworkConfig])
+def test_seeds_and_infinity_in_the_other_recipes(kind):
+    kind(seed=2**63 - 1)
+    with pytest.raises(UsageError, match=r"--seed: .*less than"):
+        kind(seed=2**63)
+    with pytest.raises(UsageError, match=r"--learning-rate: .*finite number, got inf"):
+        kind(learning_rate=math.inf)
+
+
+def test_the_command_line_refuses_infinity_by_name(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["run", "copy", "--scale", "inf"])
+    assert end.value.code == 2
+    assert "--scale: Input should be a finite number, got inf" in capsys.readouterr().err
+
+
+def test_one_character_of_a_text_cannot_be_evaluated():
+    with pytest.raises(UsageError, match=r"--evaluation-characters: .*2 or more, got 1"):
+        TextConfig(evaluation_characters=1)
+    TextConfig(evaluation_characters=2)
 
 
 @pytest.mark.parametrize("recipe", SEQUENCE_RECIPES.values(), ids=lambda recipe: recipe.name)
@@ -74,13 +106,14 @@ def test_the_papers_schedule_is_the_papers():
     text = SEQUENCE_RECIPES["ptb"].settle(TextConfig(schedule="paper"))
     assert (text.units, text.eval_every, text.learning_rate) == (1024, 5000, 7e-5)
     assert (config.clip, text.clip) == (0, 0)
+    assert config.feedback_hidden is text.feedback_hidden is None  # one layer, as wide as the LSTM
 
 
 def test_longer_unrolls_of_as_many_characters_take_larger_steps():
     ptb = SEQUENCE_RECIPES["ptb"]
     rates = [ptb.settle(TextConfig(method="bptt", unroll=t)).learning_rate for t in (1, 2, 8, 40)]
     assert rates == [8e-3, 8e-3, 16e-3, 16e-3]
-    assert ptb.settle(TextConfig(unroll=8)).feedback_learning_rate == 3e-4
+    assert ptb.settle(TextConfig(unroll=8)).feedback_learning_rate == 1e-4
     assert ptb.settle(TextConfig(unroll=8, learning_rate=0.5)).learning_rate == 0.5
 
 

@@ -49,6 +49,8 @@ def main(
     for option, value in (("units", units), ("batch-size", batch_size)):
         if value < 1:  # where a recipe would choose
             raise UsageError(f"--{option}: expected at least 1, got {value}")
+    if not unrolls:
+        raise UsageError("--unrolls: expected at least one T, as in 3 8, got none")
     where = pick_device(device)
     if where.type == "cpu":
         torch.set_num_threads(threads)

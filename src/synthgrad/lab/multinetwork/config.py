@@ -50,7 +50,7 @@ class MultiNetworkConfig(Settings):
     """Steps between evaluations."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
     """Steps between checkpoints; more where they would take over a twentieth of the time."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of the weights and the streams."""
     device: str = "auto"
     """Where to run: cpu, cuda, cuda:1, or auto for a GPU where there is one."""

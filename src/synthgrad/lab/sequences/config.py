@@ -80,7 +80,7 @@ class RecurrentConfig(Settings):
     """Steps between evaluations."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
     """Steps between checkpoints; more where they would take over a twentieth of the time."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of the weights and the streams."""
     precision: Precision = "float32"
     """bfloat16: autocast of the network and the feedback models, which is faster where the
@@ -155,3 +155,10 @@ class TextConfig(RecurrentConfig):
     """Test bits per character whose data and time are noted when they are first reached."""
     evaluation_characters: Annotated[int, Field(ge=0)] = 0
     """Of the validation and of the test text only so many, from the start; 0 for all."""
+
+    @field_validator("evaluation_characters")
+    @classmethod
+    def _something_to_predict(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("of one character there is none to predict; expected 2 or more")
+        return value
