@@ -1,69 +1,26 @@
 """Clocks, messages and updates of multi-rate graphs, and what they equal where they are simple."""
 
 import copy
-from functools import partial
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
-from torch.optim import SGD, Adam
 from torch.testing import assert_close
 
 import synthgrad as sg
-from synthgrad.errors import ArgumentError, LockingError
-from synthgrad.feedback import MLP, Feedback, Linear, Zero
-from tests.networks import awake
-
-still = partial(SGD, lr=0.0)
-adam = partial(Adam, lr=0.01)
-
-
-class Layer(nn.Module):
-    """Adds its inputs up; stateless."""
-
-    def __init__(self, width=4):
-        super().__init__()
-        self.linear = nn.Linear(4, width).double()
-
-    def forward(self, *inputs_and_state):
-        *inputs, _ = inputs_and_state
-        h = self.linear(sum(inputs)).tanh()
-        return sg.Ticked(h, h)
-
-
-class Cell(nn.Module):
-    """A recurrent one."""
-
-    def __init__(self):
-        super().__init__()
-        self.cell = nn.GRUCell(4, 4).double()
-        self.ticks = []
-
-    def forward(self, *inputs_and_state):
-        *inputs, state = inputs_and_state
-        self.ticks.append(inputs[0].detach())
-        h = self.cell(sum(inputs), state)
-        return sg.Ticked(h, h, h)
-
-
-def interface(feedback=None):
-    it = sg.Interface(feedback or MLP(4, (5,)).double(), name="it")
-    awake(it)
-    return it
-
-
-def batch():
-    return torch.randn(6, 4).double()
-
-
-def mean_square(output):
-    return output.square().mean()
-
-
-def gradients(module):
-    return {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+from synthgrad.errors import LockingError
+from synthgrad.feedback import Feedback, Linear, Zero
+from tests.multirate.parts import (
+    Cell,
+    Layer,
+    adam,
+    batch,
+    gradients,
+    interface,
+    mean_square,
+    still,
+)
 
 
 @given(seed=st.integers(0, 99))
@@ -256,61 +213,17 @@ def test_the_fast_learn_from_the_slow():
     assert last(Linear(4).double()) < 0.5 * last(Zero())
 
 
-def _two(**second):
-    return {
-        "a": sg.Node(Layer(), ["x"]),
-        "b": sg.Node(**{"module": Layer(), "inputs": ["a"], **second}),
+def test_every_graph_is_at_rest_at_common_multiples():
+    """The last node begins late, at a time in the middle of its unroll."""
+    nodes = {
+        "a": sg.Node(Cell(), ["x"], unroll=2),
+        "b": sg.Node(Cell(), ["a"], period=2, interfaces={"a": interface()}),
+        "c": sg.Node(Cell(), ["b"], unroll=4, interfaces={"b": interface()}),
     }
-
-
-@pytest.mark.parametrize(
-    ("nodes", "says"),
-    [
-        ({"a": sg.Node(Layer(), ["b"]), "b": sg.Node(Layer(), ["a"])}, "cycle: 'a' -> 'b' -> 'a'|"
-         "cycle: 'b' -> 'a' -> 'b'"),
-        (
-            {"a": sg.Node(Layer(), ["x"], period=2), "b": sg.Node(Layer(), ["a"], period=3)},
-            "node 'b' has period 3 and receives 'a', which has period 2; expected one to divide",
-        ),
-        (_two(inputs=["y"]), "receives 'y', which is neither a node nor a stream; there are 'a'"),
-        (_two(period=0), "period of node 'b' must be a positive integer, got 0"),
-        (_two(unroll=-1), "unroll of node 'b' must be a positive integer, got -1"),
-        (_two(interfaces={"x": interface()}), "'b' has an interface for 'x', which is no node"),
-        ({"x": sg.Node(Layer(), ["x"])}, "'x' is both a node and a stream"),
-    ],
-    ids=["cycle", "periods", "unknown", "period", "unroll", "interface", "stream"],
-)  # fmt: skip
-def test_what_is_no_graph_is_refused_by_name(nodes, says):
-    with pytest.raises(ArgumentError, match=says):
-        sg.MultiRate(nodes, ["x"], adam)
-
-
-def test_what_is_shared_is_refused():
-    layer = Layer()
-    nodes = {"a": sg.Node(layer, ["x"]), "b": sg.Node(layer, ["x"])}
-    with pytest.raises(ArgumentError, match="'a' and 'b' share a parameter"):
-        sg.MultiRate(nodes, ["x"], adam)
-
-
-def test_wrong_ticks_are_refused():
-    graph = sg.MultiRate(_two(), ["x"], adam)
-    with pytest.raises(ArgumentError, match=r"no input for the streams \['x'\], got \['z'\]"):
-        graph.tick({"z": batch()})
-    with pytest.raises(ArgumentError, match=r"losses for \['q'\], the nodes are \['a', 'b'\]"):
-        graph.tick({"x": batch()}, {"q": mean_square})
-
-    class Wrong(nn.Module):
-        def __init__(self, result):
-            super().__init__()
-            self.result = result
-
-        def forward(self, x, state):
-            return self.result
-
-    graph = sg.MultiRate({"a": sg.Node(Wrong(3), ["x"])}, ["x"], adam)
-    with pytest.raises(LockingError, match="node 'a' returned int, expected a Ticked"):
-        graph.tick({"x": batch()})
-    silent = Wrong(sg.Ticked(None, None))
-    graph = sg.MultiRate({"a": sg.Node(silent, ["x"]), "b": sg.Node(Layer(), ["a"])}, ["x"], adam)
-    with pytest.raises(LockingError, match="node 'a' sent no message, and 'b' receives one"):
-        graph.tick({"x": batch()})
+    graph = sg.MultiRate(nodes, ["x"], adam)
+    rest = []
+    for time in range(1, 13):
+        graph.tick({"x": batch()}, dict.fromkeys("abc", mean_square))
+        rest += [time] if graph.at_rest else []
+    assert rest == [4, 8, 12]
+    assert graph.updates == {"a": 6, "b": 6, "c": 3}

@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from synthgrad.context import context as in_context
+from synthgrad.context import current_context
 from synthgrad.errors import ArgumentError, LockingError
-from synthgrad.multirate.nodes import Node, Ticked, in_order
-from synthgrad.multirate.posts import Edge
+from synthgrad.multirate.carried import Carried
+from synthgrad.multirate.nodes import Node, Ticked, first_ticks
+from synthgrad.multirate.posts import Post
+from synthgrad.multirate.unrolls import Unroll, check_state, detached
 from synthgrad.recurrent.nest import transform
-from synthgrad.schedule.optimizers import MakeOptimizer, Optimizers
+from synthgrad.schedule.optimizers import MakeOptimizer
+from synthgrad.values import losses as shown
 
 
 @dataclass
-class _Unroll:
-    """A node's ticks since its last update."""
+class _Tick:
+    """What one tick is given, and what it finds; ``learns`` says whether anybody is trained."""
 
-    state: Any = None
-    ticks: int = 0
-    roots: list[Tensor] = field(default_factory=list)
-    errors: list[Tensor | None] = field(default_factory=list)
+    inputs: Mapping[str, Any]
+    losses: Mapping[str, Callable[[Any], Tensor]]
+    context: Any
+    learns: bool
+    found: dict[str, Tensor] = field(default_factory=dict)
 
 
-class MultiRate(nn.Module):
+class MultiRate(Carried):
     """A directed acyclic graph of modules, each with its own period, updated on its own clock.
 
     At time t = 1, 2, … the nodes whose period divides t tick, senders before receivers. A node runs
-    on the newest messages and on its state. After ``unroll`` ticks of its own it is updated, with
-    the losses of those ticks and, for each message that somebody received, the synthetic error
-    that the interface on that edge predicted at once: a fast node does not wait for a slow one.
-    When the slow one is updated in its turn, the real errors of the messages it received fit
-    those interfaces' models. A message to a faster node is held, and its target is the sum over
-    the ticks that used it.
+    on the newest messages and on its state. Where ``period * unroll`` divides t it is updated, with
+    the losses of its ticks since the last time and, for each message of them that somebody
+    received, the synthetic error that the interface on that edge predicted at once: a fast node
+    does not wait for a slow one. When the slow one is updated in its turn, the real errors of the
+    messages it received fit those interfaces' models. A message to a faster node is held, and its
+    target is the sum over the ticks that used it.
 
-    A node does not tick before each of its inputs has come once.
+    A node does not tick before each of its inputs has come once, so its first unroll may be shorter
+    than the others. A message that is replaced before its receiver ticks for the first time is
+    received by nobody. What a node receives is a copy, which it may work on in place.
+
+    In ``eval()`` or without grad :meth:`tick` only runs the graph.
 
     Args:
         nodes: by name.
@@ -55,7 +66,8 @@ class MultiRate(nn.Module):
 
     Raises:
         ArgumentError: the nodes form a cycle, periods do not divide each other, an input is
-            unknown, or two nodes share a parameter or an interface; says which.
+            unknown, an interface is none or its model is not fitted to errors, or two nodes share
+            a parameter, an interface or a feedback model; says which. Or ``scale`` is not finite.
     """
 
     def __init__(
@@ -67,32 +79,25 @@ class MultiRate(nn.Module):
         scale: float = 1.0,
         feedback_optimizer: MakeOptimizer | None = None,
     ) -> None:
-        super().__init__()
-        self.order = in_order(nodes, streams)
-        self.nodes = dict(nodes)
-        self.streams = tuple(streams)
+        super().__init__(nodes, streams)
+        if not isinstance(scale, Real) or not math.isfinite(scale):
+            raise ArgumentError(f"scale must be a finite number, got {scale!r}")
         self.scale = scale
-        self.time = 0
-        self.updates = dict.fromkeys(self.order, 0)
-        self.optimizers = Optimizers()
-        self.members = nn.ModuleList([self.nodes[name].module for name in self.order])
-        self._edges = {
-            (source, name): Edge(node.interfaces.get(source))
-            for name, node in self.nodes.items()
-            for source in node.inputs
-            if source in self.nodes
-        }
+        self._first = first_ticks(self.nodes, self.order)
         interfaces = {key: edge.interface for key, edge in self._edges.items() if edge.interface}
-        self.interfaces = nn.ModuleList(interfaces.values())
-        owner: dict[nn.Parameter, str] = {}
+        owner: dict[nn.Parameter | nn.Module, str] = {}
         for name in self.order:
             own = self._own(self.nodes[name].module, name, owner)
             self.optimizers.make(name, optimizer, own)
         for (source, name), interface in interfaces.items():
             label = f"{source} -> {name}"
+            if owner.setdefault(interface.feedback, label) != label:  # it may remember
+                raise ArgumentError(
+                    f"{owner[interface.feedback]!r} and {label!r} share an interface or its "
+                    "feedback model; each needs its own"
+                )
             own = self._own(interface, label, owner)
             self.optimizers.make(label, feedback_optimizer or optimizer, own)
-        self._unrolls = {name: _Unroll() for name in self.order}
 
     def tick(
         self,
@@ -102,78 +107,61 @@ class MultiRate(nn.Module):
     ) -> dict[str, Tensor]:
         """One tick of the fastest clock: whoever is due runs, and is updated if that is due.
 
+        In ``eval()`` or without grad the nodes run, and states, messages and time go on, but nobody
+        is updated, and feedback models neither predict nor learn: it is how a graph is evaluated.
+
+        Where a tick fails, by whatever exception, time, states and messages are again those before
+        it. In training all unrolls that were open are dropped, and the errors that were awaited
+        with them: nodes keep their states, and training goes on with the next tick. No weights
+        have changed, unless it was an optimiser or a feedback model's fit that failed, though
+        modules may have noted statistics. A wrong argument drops nothing.
+
         Args:
             inputs: by stream, what comes from outside now.
-            losses: by node, from its output to a scalar; for nodes that have a loss at this time.
-                Those of a node that does not tick now are not called.
-            context: what conditional feedback models see besides.
+            losses: by node, from its output to a scalar, or to the loss of each example, "batch",
+                whose mean is then taken; for nodes that have a loss at this time. Those of a node
+                that does not tick now are not called.
+            context: what conditional feedback models see besides; by default that of
+                :func:`synthgrad.context`.
 
         Returns:
-            The losses of the nodes that ticked, by name, detached.
+            The losses of the nodes that ticked, by name, detached scalars.
 
         Raises:
             ArgumentError: a stream is missing, or a loss is for no node.
-            LockingError: a module returned no :class:`Ticked`, or no message though others
-                receive from it; or an interface's ``lambda_`` is not 0.
+            LockingError: a module returned no :class:`Ticked`, a state that is no nest of tensors,
+                or no message though others receive from it; an interface's ``lambda_`` is not 0;
+                or the graph is to be evaluated while a node is in the middle of its unroll.
+            NonFiniteError: an error that came back holds NaN or infinity; nobody was updated.
         """
         losses = losses or {}
         if missing := [name for name in self.streams if name not in inputs]:
             raise ArgumentError(f"no input for the streams {missing}, got {list(inputs)}")
         if unknown := [name for name in losses if name not in self.nodes]:
             raise ArgumentError(f"losses for {unknown}, the nodes are {self.order}")
+        learns = self.training and torch.is_grad_enabled()
+        if not learns:
+            self._expect_rest("be evaluated")
+        context = current_context() if context is None else context
+        now = _Tick(inputs, losses, context, learns)
+        states = {name: detached(unroll.state) for name, unroll in self._unrolls.items()}
+        held = {key: edge.held for key, edge in self._edges.items()}
         self.time += 1
-        due = [name for name in self.order if self.time % self.nodes[name].period == 0]
-        found: dict[str, Tensor] = {}
-        with torch.enable_grad(), in_context(context):
-            ticked = [name for name in due if self._run(name, inputs, losses, context, found)]
-            for name in ticked:
-                if self._unrolls[name].ticks == self.nodes[name].unroll:
-                    self._update(name)
-        return found
+        try:
+            # What inference mode makes could not be trained on later.
+            with torch.inference_mode(False), torch.set_grad_enabled(learns), in_context(context):
+                due = [name for name in self.order if self.time % self.nodes[name].period == 0]
+                ticked = [name for name in due if self._run(name, now)]
+                if learns:
+                    self._update([name for name in ticked if self._ends_unroll(name)])
+        except BaseException:
+            self._go_back(states, held, learns)
+            raise
+        return now.found
 
-    @property
-    def at_rest(self) -> bool:
-        """Whether every node was just updated, so that there is no graph to lose."""
-        return not any(unroll.ticks for unroll in self._unrolls.values())
-
-    def reset(self) -> None:
-        """Forgets states, messages and what was not updated yet; time begins anew."""
-        self.time = 0
-        self._unrolls = {name: _Unroll() for name in self.order}
-        self._edges = {key: Edge(edge.interface) for key, edge in self._edges.items()}
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Time, carried states, held messages and optimisers.
-
-        Raises:
-            LockingError: a node is in the middle of its unroll.
-        """
-        if not self.at_rest:
-            busy = [name for name, unroll in self._unrolls.items() if unroll.ticks]
-            raise LockingError(
-                f"{busy} are in the middle of their unroll at time {self.time}, and a graph cannot "
-                "be saved; expected a time at which every node was just updated (at_rest)"
-            )
-        return {
-            "time": self.time,
-            "updates": dict(self.updates),
-            "states": {name: unroll.state for name, unroll in self._unrolls.items()},
-            "edges": {f"{a} -> {b}": edge.kept() for (a, b), edge in self._edges.items()},
-            "optimizers": self.optimizers.state_dict(),
-        }
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restores it."""
-        self.reset()
-        self.time, self.updates = state["time"], dict(state["updates"])
-        for name, unroll in self._unrolls.items():
-            unroll.state = state["states"][name]
-        for (a, b), edge in self._edges.items():
-            edge.restore(state["edges"][f"{a} -> {b}"])
-        self.optimizers.load_state_dict(state["optimizers"])
-
+    @staticmethod
     def _own(
-        self, module: nn.Module, name: str, owner: dict[nn.Parameter, str]
+        module: nn.Module, name: str, owner: dict[nn.Parameter | nn.Module, str]
     ) -> list[nn.Parameter]:
         own = [parameter for parameter in module.parameters() if parameter.requires_grad]
         for parameter in own:
@@ -184,69 +172,86 @@ class MultiRate(nn.Module):
                 )
         return own
 
-    def _run(
-        self,
-        name: str,
-        inputs: Mapping[str, Any],
-        losses: Mapping[str, Callable[[Any], Tensor]],
-        context: Any,
-        found: dict[str, Tensor],
-    ) -> bool:
+    def _run(self, name: str, now: _Tick) -> bool:
+        """Runs a node, unless something it hears has not come yet; returns whether it did."""
         node, unroll = self.nodes[name], self._unrolls[name]
         if any(s in self.nodes and self._edges[s, name].held is None for s in node.inputs):
             return False
         received = [
-            inputs[s] if s in self.streams else self._edges[s, name].receive() for s in node.inputs
+            transform(now.inputs[s], Tensor.clone)
+            if s in self.streams
+            else self._edges[s, name].receive(learns=now.learns)
+            for s in node.inputs
         ]
         result = node.module(*received, unroll.state)
         if not isinstance(result, Ticked):
             raise LockingError(
                 f"the module of node {name!r} returned {type(result).__name__}, expected a Ticked"
             )
-        unroll.state = result.state
-        unroll.ticks += 1
-        if name in losses:
-            loss = losses[name](result.output)
-            found[name] = loss.detach()
-            self._root(unroll, loss, None)
+        check_state(result.state, name)
+        unroll.state = result.state if now.learns else detached(result.state)
+        unroll.ticks += now.learns
+        if name in now.losses:
+            loss = now.losses[name](result.output)
+            loss = shown(loss).mean() if loss.ndim else loss
+            now.found[name] = loss.detach()
+            unroll.root(loss)
         for (source, receiver), edge in self._edges.items():
             if source != name or not self._is_received(name, receiver):
                 continue
             if result.message is None:
                 raise LockingError(f"node {name!r} sent no message, and {receiver!r} receives one")
-            error = edge.send(result.message, context)
+            error = edge.send(result.message, now.context, learns=now.learns)
             if error is not None:
-                self._root(unroll, result.message, error * self.scale)
+                unroll.root(result.message, error * self.scale)
         return True
-
-    @staticmethod
-    def _root(unroll: _Unroll, tensor: Tensor, error: Tensor | None) -> None:
-        if tensor.requires_grad:
-            unroll.roots.append(tensor)
-            unroll.errors.append(error)
 
     def _is_received(self, sender: str, receiver: str) -> bool:
         """Whether what is sent now is used before the next message replaces it."""
         period = self.nodes[receiver].period
-        return period < self.nodes[sender].period or self.time % period == 0
+        last = self.time + max(0, self.nodes[sender].period - period)
+        return last % period == 0 and last >= self._first[receiver]
 
-    def _update(self, name: str) -> None:
-        unroll, node = self._unrolls[name], self.nodes[name]
-        self._clear(name)
-        edges = {s: self._edges[s, name] for s in node.inputs if (s, name) in self._edges}
-        for source in edges:
-            self._clear(f"{source} -> {name}")
-        if unroll.roots:
-            torch.autograd.backward(unroll.roots, unroll.errors)
-            if name in self.optimizers:
+    def _ends_unroll(self, name: str) -> bool:
+        node = self.nodes[name]
+        return self.time % (node.period * node.unroll) == 0
+
+    def _update(self, names: Sequence[str]) -> None:
+        """Updates nodes, and the models that predict the errors of what they received."""
+        edges = {
+            name: {s: self._edges[s, name] for s in self.nodes[name].inputs if s in self.nodes}
+            for name in names
+        }
+        for name in names:
+            self._clear(name)
+            for source in edges[name]:
+                self._clear(f"{source} -> {name}")
+            self._unrolls[name].backward()
+        for name in names:  # before anything is stepped
+            for edge in edges[name].values():
+                edge.collect()
+        for name in names:
+            unroll = self._unrolls[name]
+            if unroll.roots and name in self.optimizers:
                 self.optimizers[name].step()
-        for source, edge in edges.items():
-            once = node.period >= self.nodes[source].period
-            if edge.fit(now=once) and f"{source} -> {name}" in self.optimizers:
-                self.optimizers[f"{source} -> {name}"].step()
-        self.updates[name] += 1
-        self._unrolls[name] = _Unroll(transform(unroll.state, Tensor.detach))
+            for source, edge in edges[name].items():
+                once = self.nodes[name].period >= self.nodes[source].period
+                if edge.fit(now=once) and f"{source} -> {name}" in self.optimizers:
+                    self.optimizers[f"{source} -> {name}"].step()
+            self.updates[name] += 1
+            self._unrolls[name] = Unroll(detached(unroll.state))
 
     def _clear(self, name: str) -> None:
         if name in self.optimizers:
             self.optimizers[name].zero_grad()
+
+    def _go_back(
+        self, states: Mapping[str, Any], held: Mapping[Any, Post | None], learns: bool
+    ) -> None:
+        """To before a tick that failed; what was waiting for an update is forgotten in training."""
+        self.time -= 1
+        self._unrolls = {name: Unroll(state) for name, state in states.items()}
+        for key, edge in self._edges.items():
+            edge.held = held[key]
+            if learns:
+                edge.forget()

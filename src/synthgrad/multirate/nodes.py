@@ -53,30 +53,15 @@ def in_order(nodes: Mapping[str, Node], streams: Sequence[str]) -> list[str]:
 
     Raises:
         ArgumentError: a period or an unroll is no positive integer; an input is neither a node nor
-            a stream, or has an interface and is no node; the nodes form a cycle; or the periods of
-            two that are joined do not divide each other.
+            a stream, or has an interface and is no node; an interface is none, or its feedback
+            model is not fitted to errors; the nodes form a cycle; or the periods of two that are
+            joined do not divide each other.
     """
+    _check_names("streams", streams)
     for name, node in nodes.items():
         if name in streams:
             raise ArgumentError(f"{name!r} is both a node and a stream")
-        for option, value in (("period", node.period), ("unroll", node.unroll)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ArgumentError(
-                    f"{option} of node {name!r} must be a positive integer, got {value!r}"
-                )
-        for source in node.inputs:
-            if source not in nodes and source not in streams:
-                known = ", ".join(map(repr, (*nodes, *streams)))
-                raise ArgumentError(
-                    f"node {name!r} receives {source!r}, which is neither a node nor a stream; "
-                    f"there are {known}"
-                )
-        for source in node.interfaces:
-            if source not in node.inputs or source not in nodes:
-                raise ArgumentError(
-                    f"node {name!r} has an interface for {source!r}, which is no node that it "
-                    "receives from"
-                )
+        _check_node(name, node, nodes, streams)
     edges = {name: [s for s in node.inputs if s in nodes] for name, node in nodes.items()}
     try:
         order = list(TopologicalSorter(edges).static_order())
@@ -92,3 +77,65 @@ def in_order(nodes: Mapping[str, Node], streams: Sequence[str]) -> list[str]:
                     f"has period {nodes[source].period}; expected one to divide the other"
                 )
     return order
+
+
+def first_ticks(nodes: Mapping[str, Node], order: Sequence[str]) -> dict[str, int]:
+    """The time of each node's first tick, when a message of every node that it hears has come.
+
+    Args:
+        nodes: by name.
+        order: as :func:`in_order` gives it.
+    """
+    first: dict[str, int] = {}
+    for name in order:
+        heard = max((first[s] for s in nodes[name].inputs if s in nodes), default=1)
+        first[name] = -(-heard // nodes[name].period) * nodes[name].period  # rounded up
+    return first
+
+
+def _check_names(what: str, names: Any) -> None:
+    if isinstance(names, str):
+        raise ArgumentError(f"{what} must be a list of names, got {names!r}; expected [{names!r}]")
+
+
+def _check_node(name: str, node: Node, nodes: Mapping[str, Node], streams: Sequence[str]) -> None:
+    if not isinstance(node.module, nn.Module):
+        raise ArgumentError(
+            f"the module of node {name!r} must be a torch.nn.Module, got "
+            f"{type(node.module).__name__}"
+        )
+    _check_names(f"inputs of node {name!r}", node.inputs)
+    for option, value in (("period", node.period), ("unroll", node.unroll)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ArgumentError(
+                f"{option} of node {name!r} must be a positive integer, got {value!r}"
+            )
+    for source in node.inputs:
+        if source not in nodes and source not in streams:
+            known = ", ".join(map(repr, (*nodes, *streams)))
+            raise ArgumentError(
+                f"node {name!r} receives {source!r}, which is neither a node nor a stream; "
+                f"there are {known}"
+            )
+    for source, interface in node.interfaces.items():
+        if source not in node.inputs or source not in nodes:
+            raise ArgumentError(
+                f"node {name!r} has an interface for {source!r}, which is no node that it "
+                "receives from"
+            )
+        _check_interface(interface, name, source)
+
+
+def _check_interface(interface: Any, name: str, source: str) -> None:
+    if not isinstance(interface, Interface):
+        raise ArgumentError(
+            f"node {name!r} has a {type(interface).__name__} for {source!r}; expected an "
+            "interface, such as synthgrad.Interface(synthgrad.feedback.MLP(256))"
+        )
+    feedback = interface.feedback
+    if feedback.fitted_to != "error":
+        raise ArgumentError(
+            f"node {name!r} has a {type(feedback).__name__} for {source!r}, which is fitted to the "
+            f"{feedback.fitted_to}; expected a feedback model that is fitted to the error, since "
+            "nothing else comes back between nodes"
+        )

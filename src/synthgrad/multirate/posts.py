@@ -18,29 +18,28 @@ class Post:
     Attributes:
         message: as it was sent, detached.
         context: what the feedback model sees besides.
-        uses: what the receiver took in its place, at each of its ticks.
         delta: the error that has come back from uses whose graph is gone.
-        replaced: whether a newer message has come, so that there will be no more uses.
+        uses: what the receiver took in its place, at each of its ticks.
     """
 
     message: Tensor
     context: Any
-    uses: list[Tensor] = field(default_factory=list)
     delta: Tensor | None = None
-    replaced: bool = False
+    uses: list[Tensor] = field(default_factory=list)
 
     def take(self) -> Tensor:
         """What the receiver computes with at a tick."""
         use = self.message.detach().requires_grad_()
         self.uses.append(use)
-        return use
+        return use.clone()  # no leaf, and memory of its own: the receiver may work in place
 
-    def collect(self) -> None:
-        """Adds up what the receiver's backward pass left at the uses."""
-        for use in self.uses:
-            if use.grad is not None:
-                self.delta = use.grad if self.delta is None else self.delta + use.grad
+    def collect(self) -> bool:
+        """Adds up what the receiver's backward pass left at the uses; returns whether any did."""
+        found = [use.grad for use in self.uses if use.grad is not None]
+        for grad in found:
+            self.delta = grad if self.delta is None else self.delta + grad
         self.uses = []
+        return bool(found)
 
 
 class Edge:
@@ -48,6 +47,9 @@ class Edge:
 
     Args:
         interface: predicts the error of the sender's messages; None to send none back.
+
+    Attributes:
+        held: the newest message; None before the first.
     """
 
     def __init__(self, interface: Interface | None) -> None:
@@ -55,29 +57,44 @@ class Edge:
         self.held: Post | None = None
         self._waiting: list[Post] = []
 
-    def send(self, h: Tensor, context: Any) -> Tensor | None:
+    def send(self, h: Tensor, context: Any, *, learns: bool) -> Tensor | None:
         """Replaces the message that is held.
+
+        Args:
+            h: the message.
+            context: what the feedback model sees besides.
+            learns: whether an error is wanted for it, and its own awaited.
 
         Returns:
             The synthetic error for the sender, on the scale that autograd carries; None for none.
         """
-        if self.held is not None:
-            self.held.replaced = True
         self.held = Post(h.detach(), context)
-        if self.interface is None:
+        if self.interface is None or not learns:
             return None
         self._waiting.append(self.held)
         with torch.no_grad():
             return self.interface.unlocked_call(h, context).synthetic
 
-    def receive(self) -> Tensor | None:
-        """The message for the receiver, or None before the first."""
+    def receive(self, *, learns: bool) -> Tensor | None:
+        """The message for the receiver, which may work on it in place; None before the first."""
         if self.held is None:
             return None
-        return self.held.message if self.interface is None else self.held.take()
+        if learns and self.held in self._waiting:
+            return self.held.take()
+        return self.held.message.clone()
+
+    def collect(self) -> None:
+        """After the receiver's backward pass: takes in the errors that it left.
+
+        Raises:
+            NonFiniteError: one holds NaN or infinity.
+        """
+        for post in self._waiting:
+            if post.collect() and self.interface is not None and post.delta is not None:
+                self.interface.check(post.delta)
 
     def fit(self, *, now: bool) -> bool:
-        """After the receiver's backward pass: fits the feedback model to every whole error.
+        """Fits the feedback model to every whole error.
 
         Args:
             now: the held message will not be used again, although none has replaced it yet.
@@ -87,9 +104,7 @@ class Edge:
         """
         if self.interface is None:
             return False
-        for post in self._waiting:
-            post.collect()
-        done = [post for post in self._waiting if post.replaced or now]
+        done = [post for post in self._waiting if now or post is not self.held]
         self._waiting = [post for post in self._waiting if post not in done]
         fitted = False
         for post in done:
@@ -99,17 +114,21 @@ class Edge:
                 fitted = True
         return fitted
 
+    def forget(self) -> None:
+        """Awaits no error any more."""
+        self._waiting = []
+
     def kept(self) -> dict[str, Any]:
-        """What the next tick depends on, between updates of the receiver."""
+        """What the next tick depends on, between updates of the receiver; a nest."""
         waiting = self._waiting if self.held is None else [*self._waiting, self.held]
         return {
-            "posts": [(p.message, p.context, p.delta, p.replaced) for p in dict.fromkeys(waiting)],
+            "posts": [(p.message, p.context, p.delta) for p in dict.fromkeys(waiting)],
             "waiting": len(self._waiting),
             "held": self.held is not None,
         }
 
     def restore(self, kept: dict[str, Any]) -> None:
         """Goes back to :meth:`kept`."""
-        posts = [Post(m, c, delta=d, replaced=r) for m, c, d, r in kept["posts"]]
+        posts = [Post(*post[:3]) for post in kept["posts"]]
         self._waiting = posts[: kept["waiting"]]
         self.held = posts[-1] if kept["held"] else None
