@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from typing import Any, cast
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def _input(x: Tensor, h: Tensor) -> SyntheticInput:
     return SyntheticInput(x.shape[1], h.shape[1], (6,))
 
 
-def _model(*widths: int, context: int = 0) -> nn.Module:
+def _model(*widths: int, context: int = 0) -> Any:
     model = chain([4, *widths, 3])
     at = [str(place) for place in range(len(widths))]
     x = torch.randn(6, 4).double()
@@ -136,7 +137,7 @@ class _Detour(nn.Module):
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 def test_a_branch_that_the_first_pass_did_not_take_goes_with_its_own_segment(p):
     torch.manual_seed(0)
-    model = awake(_Detour().double())
+    model: Any = awake(_Detour().double())
     schedule = sg.Sporadic(model, partial(SGD, lr=0.1), {"cut": p, "output": 0.5})
     schedule.step(*_batch())
     model.detour = True
@@ -196,7 +197,7 @@ def test_a_state_of_another_kind_is_named(schedule):
 def test_where_nothing_is_left_to_chance_dropout_is_that_of_unlocked():
     def trained(make) -> list[Tensor]:
         torch.manual_seed(3)
-        model = chain([4, 5, 5, 3])
+        model: Any = chain([4, 5, 5, 3])
         model[0].append(nn.Dropout(0.5))
         sg.decouple(model, ["0", "1"], "linear")
         schedule = make(awake(model))
@@ -217,5 +218,6 @@ def test_a_sequence_with_hooks_is_not_taken_apart():
 
 
 def test_an_input_that_is_no_tensor_is_named(as_installed):
+    schedule, x = sg.FullyUnlocked(_model(5), adam), (torch.randn(6, 4),)
     with pytest.raises(ShapeError, match="one tensor, got tuple"):
-        sg.FullyUnlocked(_model(5), adam).step((torch.randn(6, 4),), squares(torch.zeros(6, 3)))
+        schedule.step(cast(Any, x), squares(torch.zeros(6, 3)))
