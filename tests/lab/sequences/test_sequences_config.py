@@ -113,7 +113,8 @@ def test_longer_unrolls_of_as_many_characters_take_larger_steps():
     ptb = SEQUENCE_RECIPES["ptb"]
     rates = [ptb.settle(TextConfig(method="bptt", unroll=t)).learning_rate for t in (1, 2, 8, 40)]
     assert rates == [8e-3, 8e-3, 16e-3, 16e-3]
-    assert ptb.settle(TextConfig(unroll=8)).feedback_learning_rate == 1e-4
+    rates = [ptb.settle(TextConfig(unroll=t)).feedback_learning_rate for t in (1, 2, 5, 8, 40)]
+    assert rates == pytest.approx([3e-5, 3e-5, 7.5e-5, 1e-4, 1e-4])
     assert ptb.settle(TextConfig(unroll=8, learning_rate=0.5)).learning_rate == 0.5
 
 

@@ -45,8 +45,9 @@ class SequenceRecipe:
             or None, among them ``units``, ``batch_size`` and ``samples``.
         methods: what suits one method better.
         sizes: the paper's.
-        larger_steps: whether the network's rate is meant for T = 2 and grows with the square root
-            of T / 2, at most twofold: of as many characters longer unrolls make fewer steps.
+        larger_steps: whether the rates are meant for T = 2 and grow with T, since of as many
+            characters longer unrolls make fewer steps: the network's with the square root of T / 2,
+            at most twofold; the feedback model's with T / 2, at most 10/3-fold.
     """
 
     name: str
@@ -81,7 +82,9 @@ class SequenceRecipe:
         else:
             suited = {**SUITS, **self.suits, **self.methods.get(config.method, {})}
             if self.larger_steps:
-                suited["learning_rate"] *= min(max(math.sqrt(config.unroll / 2), 1.0), 2.0)
+                fewer = max(config.unroll / 2, 1.0)
+                suited["learning_rate"] *= min(math.sqrt(fewer), 2.0)
+                suited["feedback_learning_rate"] *= min(fewer, 10 / 3)
         if config.iterations or config.samples:  # said, if only in one of the two ways
             suited["iterations"] = suited["samples"] = 0
         config = config.filled({"warmup": 0, **suited})
@@ -181,7 +184,7 @@ SEQUENCE_RECIPES = {
                 # Its error is noise for the most part: a larger model learns that (docs/log.md).
                 "feedback_hidden": (),
                 "feedback_history": 0,
-                "feedback_learning_rate": 1e-4,
+                "feedback_learning_rate": 3e-5,
             },
             sizes={"units": 1024},
             larger_steps=True,
