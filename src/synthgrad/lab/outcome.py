@@ -17,5 +17,8 @@ _METRICS = (
 def outcome(summary: Mapping[str, Any]) -> str:
     """For example "test error 1.36% after 5000 iterations in 60 s"."""
     metrics = summary["metrics"]
-    said = next((text.format(metrics[key]) for key, text in _METRICS if key in metrics), "done")
+    said = next(
+        (text.format(metrics[key]) for key, text in _METRICS if metrics.get(key) is not None),
+        "done",
+    )
     return f"{said} after {summary['iterations']} iterations in {summary['seconds']:.0f} s"
