@@ -24,6 +24,14 @@ def _cnn(**settings) -> Trainer:
     return Trainer(recipe, recipe.defaults.changed(**(short | settings)), data)
 
 
+def _fully_unlocked(name: str, **settings) -> Trainer:
+    x, y = torch.rand(40, 1, 3, 3), torch.arange(40) % 10
+    data = DataSet("any", x, y, x, y, classes=10)
+    recipe = RECIPES[name]
+    shared = {"method": "cdni", "unlock": "full", "units": 4, "batch_size": 10}
+    return Trainer(recipe, recipe.defaults.changed(**(shared | settings)), data)
+
+
 def _rates(trainer: Trainer) -> set[float]:
     stepper = trainer.stepper
     if isinstance(stepper, Inline):
@@ -127,12 +135,7 @@ def test_only_convolutions_on_a_gpu_want_channels_last():
 
 @pytest.mark.parametrize(("schedule", "falls"), [("ours", False), ("paper", True)])
 def test_models_of_inputs_keep_their_rate_or_fall_as_the_papers(schedule, falls):
-    x, y = torch.rand(40, 1, 3, 3), torch.arange(40) % 10
-    data = DataSet("any", x, y, x, y, classes=10)
-    recipe = RECIPES["digits-fcn"]
-    settings = {"units": 4, "batch_size": 10, "iterations": 10, "schedule": schedule}
-    config = recipe.defaults.changed(method="cdni", unlock="full", **settings)
-    trainer = Trainer(recipe, config, data)
+    trainer = _fully_unlocked("digits-fcn", iterations=10, schedule=schedule)
     assert isinstance(trainer.stepper, BySchedule)
     optimizers = trainer.stepper.schedule.optimizers
     names = ("hidden1", "hidden1 feedback", "hidden1 input")
@@ -147,12 +150,7 @@ def test_models_of_inputs_keep_their_rate_or_fall_as_the_papers(schedule, falls)
 @pytest.mark.parametrize("p", [0.0, 0.4, 1.0])
 def test_the_training_loss_is_that_of_the_steps_that_had_one(p, monkeypatch):
     torch.manual_seed(0)
-    x, y = torch.rand(40, 1, 3, 3), torch.arange(40) % 10
-    data = DataSet("any", x, y, x, y, classes=10)
-    recipe = RECIPES["mnist-fcn"]
-    settings = {"units": 4, "batch_size": 10, "iterations": 20, "p_update": p}
-    config = recipe.defaults.changed(method="cdni", unlock="full", **settings)
-    trainer = Trainer(recipe, config, data)
+    trainer = _fully_unlocked("mnist-fcn", iterations=20, p_update=p)
     seen = []
     step = trainer.stepper.step
 

@@ -187,3 +187,20 @@ def gradients(*modules: nn.Module) -> dict[str, Tensor]:
 def errors(state: Any) -> list[Tensor]:
     """The errors that arrived at a state's tensors."""
     return [cast(Tensor, tensor.grad) for tensor in floating(state)]
+
+
+def by_each(core: Core, it: Any, *runs: Callable[..., Any]) -> list[Any]:
+    """The gradients of two chunks of one step, by each way to run the core."""
+    found = []
+    for run in runs:
+        torch.manual_seed(0)
+        it.reset()
+        core.zero_grad()
+        it.zero_grad()
+        state = core.initial(4)
+        for _ in range(2):
+            xs, ys = stream(1, 4)
+            message, state = run(xs[0], it.begin(state))
+            (core.loss(message, ys[0]) + it.end(state, message)).backward()
+        found.append(gradients(core, it))
+    return found

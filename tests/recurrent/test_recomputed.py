@@ -1,5 +1,7 @@
 """Chunks under ``torch.utils.checkpoint``."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from synthgrad.errors import LockingError
-from tests.recurrent.cores import CORES, bridge, gradients, stream, unroll
+from tests.recurrent.cores import CORES, bridge, by_each, gradients, stream, unroll
 
 CHUNKS = 3
 
@@ -57,20 +59,4 @@ def test_any_other_checkpoint_around_a_chunk_is_refused(ended):
 def test_a_checkpoint_between_begin_and_the_scalar():
     core = CORES["GRUCell"]().double()
     it = bridge(core)
-    found = []
-    for recomputes in (False, True):
-        torch.manual_seed(0)
-        it.reset()
-        core.zero_grad()
-        it.zero_grad()
-        state = core.initial(4)
-        for _ in range(2):
-            xs, ys = stream(1, 4)
-            start = it.begin(state)
-            step = (xs[0], start)
-            message, state = (
-                checkpoint(core, *step, use_reentrant=False) if recomputes else core(*step)
-            )
-            (core.loss(message, ys[0]) + it.end(state, message)).backward()
-        found.append(gradients(core, it))
-    assert_close(*found)
+    assert_close(*by_each(core, it, core, partial(checkpoint, core, use_reentrant=False)))

@@ -11,7 +11,17 @@ from torch.testing import assert_close
 import synthgrad as sg
 from synthgrad.feedback import MLP, Linear
 from synthgrad.recurrent.nest import floating
-from tests.recurrent.cores import CORES, UNITS, awake, bridge, every, gradients, stream, unroll
+from tests.recurrent.cores import (
+    CORES,
+    UNITS,
+    awake,
+    bridge,
+    by_each,
+    every,
+    gradients,
+    stream,
+    unroll,
+)
 
 
 def _everything(core, dtype=torch.float64, **options) -> Any:
@@ -234,17 +244,4 @@ def test_a_context_reaches_a_conditional_model_and_waits_with_its_message():
 def test_a_core_compiled_by_torch_is_a_core_like_any_other(backend):
     core = CORES["LSTMCell"]().double()
     it = bridge(core)
-    compiled = torch.compile(core, backend=backend)
-    found = []
-    for runs in (core, compiled):
-        torch.manual_seed(0)
-        it.reset()
-        core.zero_grad()
-        it.zero_grad()
-        state = core.initial(4)
-        for _ in range(2):
-            xs, ys = stream(1, 4)
-            message, state = runs(xs[0], it.begin(state))
-            (core.loss(message, ys[0]) + it.end(state, message)).backward()
-        found.append(gradients(core, it))
-    assert_close(*found)
+    assert_close(*by_each(core, it, core, torch.compile(core, backend=backend)))
