@@ -17,6 +17,7 @@ import synthgrad as sg
 from synthgrad.errors import LockingError
 from synthgrad.feedback import MLP, Critic, Linear
 from tests.networks import Value, awake, backward, chain, gradients, hidden, squares
+from tests.ranks import group
 
 FEEDBACK = {
     "linear": lambda h: Linear(h.shape[1], context=3),
@@ -200,12 +201,8 @@ def test_distributed_data_parallel(kind, tmp_path):
     model, (x, loss_fn, y) = _model(kind), _batch()
     twin = copy.deepcopy(model)
     backward(model, x, loss_fn, y)
-    store = f"file://{tmp_path}/store"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-    try:
+    with group(tmp_path):
         backward(DistributedDataParallel(twin), x, loss_fn, y)
-    finally:
-        torch.distributed.destroy_process_group()
     assert_close(gradients(twin), gradients(model))
 
 

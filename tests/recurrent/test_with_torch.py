@@ -11,6 +11,7 @@ from torch.testing import assert_close
 import synthgrad as sg
 from synthgrad.feedback import MLP, Linear
 from synthgrad.recurrent.nest import floating
+from tests.ranks import group
 from tests.recurrent.cores import (
     CORES,
     UNITS,
@@ -164,23 +165,20 @@ def test_distributed_data_parallel(tmp_path):
     core = CORES["LSTM"]().double()
     it = _everything(core)
     chunks = [stream(2, 4) for _ in range(3)]
-    store = f"file://{tmp_path}/store"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-    try:
+
+    def trained(model):
+        it.reset()
+        model.zero_grad()
+        state = core.initial(4)
+        for xs, ys in chunks:
+            loss, state = model(state, xs, ys)
+            loss.backward()
+        return gradients(core, it)
+
+    with group(tmp_path):
         # In a stream's first chunk there is nothing yet that M could be fitted to.
-        parallel = DistributedDataParallel(_Chunk(core, it), find_unused_parameters=True)
-        found = []
-        for model in (parallel, _Chunk(core, it)):
-            it.reset()
-            model.zero_grad()
-            state = core.initial(4)
-            for xs, ys in chunks:
-                loss, state = model(state, xs, ys)
-                loss.backward()
-            found.append(gradients(core, it))
-    finally:
-        torch.distributed.destroy_process_group()
-    assert_close(*found)
+        found = trained(DistributedDataParallel(_Chunk(core, it), find_unused_parameters=True))
+    assert_close(found, trained(_Chunk(core, it)))
 
 
 def test_a_functional_optimiser_step_between_chunks_does_not_upset_what_is_kept():
