@@ -46,8 +46,13 @@ VARIANTS = [
     {"method": "dni", "feedback_history": 4, "feedback_sees": "state", "feedback_into_core": True},
     {"method": "dni-aux", "feedback_history": 2, "auxiliary_into_core": "all"},
     {"method": "dni-aux", "feedback_into_core": True, "auxiliary_hidden": (5,)},
-    {"method": "dni-aux", "auxiliary_into_core": "all"},
-    {"method": "dni-aux", "feedback_into_core": True, "precision": "bfloat16"},
+    {"method": "dni-aux", "auxiliary_into_core": "last"},
+    {
+        "method": "dni-aux",
+        "auxiliary_into_core": "last",
+        "feedback_into_core": True,
+        "precision": "bfloat16",
+    },
 ]
 
 

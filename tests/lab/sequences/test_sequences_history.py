@@ -3,9 +3,11 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from synthgrad.lab.sequences import SEQUENCE_RECIPES
 from synthgrad.lab.sequences.history import History
+from synthgrad.lab.sequences.network import OfOutput
 
 CPU = torch.device("cpu")
 
@@ -20,7 +22,8 @@ def test_each_step_sees_its_last_inputs(length, chunks, seed):
     history = History(length, 2, 3, CPU)
     seen = []
     for part in stream.split(chunks):
-        seen.append(history.windows(part))
+        seen.append(history.windows(part, len(part)))
+        assert torch.equal(history.windows(part, 1), seen[-1][-1:])
         history.advance(part)
     before = torch.cat([torch.zeros(length, 2, 3), stream])
     for step, window in enumerate(torch.cat(seen)):
@@ -55,3 +58,15 @@ def test_a_forgotten_character_can_be_predicted_from():
         return trainer.evaluate()["explained/boundary"]
 
     assert explained(3) > explained(0) + 0.05
+
+
+def test_the_auxiliary_model_sees_the_output_alone():
+    units = 4
+    model = OfOutput(units, (3,), out_features=2 * units, batch_norm=False)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    message, other = torch.randn(2, 2, 5, units + 6)
+    mixed = torch.cat([message[..., :units], other[..., units:]], dim=-1)
+    assert model(message).shape == (2, 5, 2 * units)
+    assert torch.equal(model(mixed), model(message))
+    assert not torch.equal(model(other), model(message))

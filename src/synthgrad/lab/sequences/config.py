@@ -64,15 +64,15 @@ class RecurrentConfig(Settings):
     feedback_sees: Literal["output", "state"] = "output"
     """What the feedback model sees: the LSTM's output, or its cell state as well."""
     feedback_history: Annotated[int, Field(ge=0)] | None = None
-    """How many of the last inputs the feedback model (and the auxiliary one) sees besides; by
-    default what suits the method, and none in the paper."""
+    """How many of the last inputs the feedback model sees besides (the auxiliary one sees the
+    output alone); by default what suits the method, and none in the paper."""
     feedback_into_core: bool = False
     """Whether the feedback model's regression error flows into the LSTM."""
     auxiliary_hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """The same for the auxiliary model; by default as for the feedback model."""
-    auxiliary_into_core: Literal["no", "last", "all"] = "last"
+    auxiliary_into_core: Literal["no", "last", "all"] | None = None
     """dni-aux: from which steps of an unroll the auxiliary error flows into the LSTM. "last" runs
-    one step a second time, "all" the whole unroll."""
+    one step a second time, "all" the whole unroll; by default what suits the recipe."""
     schedule: Schedule = "ours"
     """What suits a method: "ours", which is small enough for two cores, or the "paper"'s sizes,
     iterations and rate."""

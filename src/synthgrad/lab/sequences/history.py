@@ -30,12 +30,12 @@ class History:
         self.past = torch.zeros(max(length - 1, 0), batch, channels, device=device)
 
     def windows(
-        self, inputs: Float[Tensor, "steps batch channels"]
-    ) -> Float[Tensor, "steps batch width"]:
-        """For each step, its last inputs side by side."""
+        self, inputs: Float[Tensor, "steps batch channels"], steps: int
+    ) -> Float[Tensor, "wanted batch width"]:
+        """For each of the last ``steps`` steps, its last inputs side by side."""
         if not self.length:
-            return inputs[..., :0]
-        every = torch.cat([self.past, inputs])
+            return inputs[-steps:, :, :0]
+        every = torch.cat([self.past, inputs])[-(len(self.past) + steps) :]
         return every.unfold(0, self.length, 1).flatten(2)
 
     def advance(self, inputs: Float[Tensor, "steps batch channels"]) -> None:

@@ -150,7 +150,8 @@ class Learner:
         """The logits, the state after the unroll, and the error from beyond it as a scalar."""
         assert self.bridge is not None
         core, again = self.network.core, None
-        history = self.history.windows(inputs)
+        predicting = 1 if self.bridge.auxiliary is None else len(inputs)
+        history = self.history.windows(inputs, predicting)
         before: State = self.bridge.begin(self.state)
         if self.bridge.last_core is None:
             outputs, state = core(inputs, before)
@@ -169,7 +170,7 @@ class Learner:
         if self.config.feedback_sees == "state":
             message, messages = torch.cat([message_of(state), history[-1]], dim=1), None
         else:
-            messages = torch.cat([outputs, history], dim=2)
+            messages = torch.cat([outputs[-predicting:], history], dim=2)
             message = messages[-1]
         beyond = self.bridge.end(
             state,

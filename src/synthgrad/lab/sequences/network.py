@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -50,8 +52,8 @@ class Network(nn.Module):
 def bridge(config: RecurrentConfig, network: Network) -> RecurrentInterface | None:
     """What bridges the ends of unrolls; None for plain truncated BPTT.
 
-    M has one hidden layer as wide as the LSTM and then a linear map to the error of output and
-    cell; so has the auxiliary model (D.2).
+    M has one hidden layer and then a linear map to the error of output and cell; so has the
+    auxiliary model (D.2).
     """
     if config.method == "bptt":
         return None
@@ -62,22 +64,36 @@ def bridge(config: RecurrentConfig, network: Network) -> RecurrentInterface | No
     ahead = hidden if config.auxiliary_hidden is None else config.auxiliary_hidden
     sees = units if config.feedback_sees == "output" else 2 * units
     sees += config.feedback_history * network.core.input_size
-
-    def model(widths: tuple[int, ...]) -> MLP:
-        return MLP(sees, widths, out_features=2 * units, batch_norm=False)
-
+    out = 2 * units
+    feedback, auxiliary = MLP(sees, hidden, out_features=out, batch_norm=False), None
+    flows = config.feedback_into_core
+    if config.method == "dni-aux":
+        auxiliary = OfOutput(units, ahead, out_features=out, batch_norm=False)
+        flows = flows or config.auxiliary_into_core != "no"
     recomputed = RecomputedMessage(network, config.feedback_sees == "state")
-    auxiliary = config.method == "dni-aux"
-    flows = config.feedback_into_core or (auxiliary and config.auxiliary_into_core != "no")
     return RecurrentInterface(
-        model(hidden),
+        feedback,
         config.scale,
-        model(ahead) if auxiliary else None,
+        auxiliary,
         last_core=recomputed if flows else None,
         feedback_into_core=config.feedback_into_core,
         batch_dim=1,
         name=f"T={config.unroll}",
     )
+
+
+class OfOutput(MLP):
+    """An auxiliary model that sees of a message only the LSTM's output, which comes first.
+
+    What it is to say must then be in the output: the inputs beside it would save the LSTM from
+    remembering them.
+    """
+
+    def forward(
+        self, h: Float[Tensor, "batch *time message"], context: Any = None
+    ) -> Float[Tensor, "batch *time out_features"]:
+        """Predicts from the first ``features`` columns."""
+        return super().forward(h[..., : self.features], context)
 
 
 class RecomputedMessage:

@@ -26,6 +26,7 @@ PAPER: Mapping[str, Any] = {
     "batch_size": 256,
     "scale": 0.1,
     "feedback_history": 0,
+    "auxiliary_into_core": "all",
     "clip": 0.0,
 }
 """Of every recurrent network (D.2); on the Penn Treebank early stopping comes first."""
@@ -139,6 +140,7 @@ SUITS: Mapping[str, Any] = {
     "units": 64,
     "scale": 0.5,
     "feedback_history": 16,
+    "auxiliary_into_core": "all",
     "clip": 0.0,
 }
 """What suits all recurrent networks on two cores; docs/log.md says what else was tried."""
