@@ -5,8 +5,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import synthgrad as sg
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,10 +49,30 @@ def test_two_stages_learn_in_processes_of_their_own():
     assert float(found[1]) < 75 / 3
 
 
+def _run(page: str, blocks: slice, **given: Any) -> dict[str, Any]:
+    """A page's code as a user would paste it, with what the text around it takes for granted."""
+    found = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)[blocks]
+    assert found
+    names = {"__name__": "page", **given}
+    exec(compile("\n".join(found), page, "exec"), names)
+    return names
+
+
 def test_the_readmes_code_runs():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) >= 3
-    exec(compile("\n".join(blocks), "README.md", "exec"), {"__name__": "readme"})
+    _run("README.md", slice(None))
+
+
+def test_complete_unlocking_runs_as_documented():
+    names = _run("docs/method.md", slice(None))
+    assert sum(names["unlocked"].updates.values()) > 0
+
+
+def test_the_recurrent_loop_runs_as_documented():
+    chunks = [(torch.randn(3, 4, 10), torch.randint(10, (3, 4))) for _ in range(3)]
+    names = _run(
+        "docs/recurrent.md", slice(1), torch=torch, nn=nn, F=F, sg=sg, batch=4, chunks=chunks
+    )
+    assert names["bridge"].explained["boundary"].now.isfinite()
 
 
 def test_the_readmes_links_lead_somewhere():

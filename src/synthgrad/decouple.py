@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthgrad.errors import ArgumentError, ShapeError, SynthgradError
+from synthgrad.errors import ArgumentError, ContextError, ShapeError, SynthgradError
 from synthgrad.feedback import MLP, Conv, Feedback, Linear, Regression
 from synthgrad.interface import Interface
 from synthgrad.preserve import preserved
@@ -83,7 +83,7 @@ def decouple(
     for name, message in messages.items():
         made[name] = _interface(name, message, make, lambda_, reduction)
         if inputs is not None:
-            made[name].inputs = _input(example_inputs, message, inputs)
+            made[name].inputs = _input(name, example_inputs, message, inputs)
     # Only now, when nothing can fail any more, is the model changed.
     for name, sender in senders.items():
         sender.add_module(CHILD, made[name])
@@ -181,7 +181,7 @@ def _interface(
         raise type(error)(f"interface {name!r}: {error}") from error
 
 
-def _input(example: Any, message: Tensor, make: InputFactory) -> Regression:
+def _input(name: str, example: Any, message: Tensor, make: InputFactory) -> Regression:
     if not isinstance(example, Tensor):
         raise ArgumentError(
             "synthetic inputs need example_inputs to be the one tensor that they are predicted "
@@ -193,7 +193,21 @@ def _input(example: Any, message: Tensor, make: InputFactory) -> Regression:
             "inputs must return a model such as synthgrad.inputs.SyntheticInput, got "
             f"{type(made).__name__}"
         )
-    return made.to(message.device, message.dtype)
+    made = made.to(message.device, message.dtype)
+    try:
+        # Twice, since batch norm in training wants more than one example.
+        with torch.no_grad(), preserved(made):
+            shape = made(torch.cat([example, example]))[: len(example)].shape
+    except ContextError:  # there is none yet; a prediction of another shape is refused later
+        return made
+    except ShapeError as error:
+        raise ShapeError(f"interface {name!r}, its synthetic input model: {error}") from error
+    if shape != message.shape:
+        raise ShapeError(
+            f"interface {name!r}: its synthetic input model predicts {tuple(shape)}, the message "
+            f"is {tuple(message.shape)}"
+        )
+    return made
 
 
 def _messages(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
 import synthgrad as sg
-from synthgrad.errors import ArgumentError, LockingError, ShapeError
+from synthgrad.errors import ArgumentError, LockingError, ShapeError, SynthgradWarning
 from synthgrad.feedback import Linear
 from synthgrad.inputs import SyntheticInput
 from tests.networks import awake, chain, squares
@@ -52,6 +52,12 @@ def test_a_state_from_before_the_first_step_begins_anew(schedule):
         other.load_state_dict(copy.deepcopy(empty))
         other.step(*_batch())
         assert _steps(other) == {1}
+
+
+@every
+def test_a_forgotten_cut_is_told(schedule):
+    with pytest.warns(SynthgradWarning, match="Sequential has no interface, so this schedule is"):
+        schedule(chain([4, 3]).double(), adam).step(*_batch())
 
 
 @both

@@ -15,7 +15,7 @@ from torch.optim import SGD, Adam
 from torch.testing import assert_close
 
 import synthgrad as sg
-from synthgrad.errors import ArgumentError, LockingError, ShapeError
+from synthgrad.errors import ArgumentError, ContextError, LockingError, ShapeError
 from synthgrad.feedback import MLP, Linear, Regression
 from synthgrad.inputs import SyntheticInput
 from tests.networks import FanOut, awake, chain, gradients, hidden, squares
@@ -222,10 +222,26 @@ def test_an_interface_in_the_middle_of_a_part_is_refused():
         sg.FullyUnlocked(model, adam).step(*_batch())
 
 
-def test_a_synthetic_input_of_another_shape_is_refused():
-    model = _model(lambda x, h: SyntheticInput(4, 6))
-    with pytest.raises(ShapeError, match=r"interface '0'"):
-        sg.FullyUnlocked(model, adam).step(*_batch())
+@pytest.mark.parametrize(
+    ("inputs", "features", "complaint"),
+    [
+        (4, 6, r"interface '0': its synthetic input model predicts \(4, 6\), .* is \(4, 5\)"),
+        (3, 5, r"interface '0', its synthetic input model: .* expects .* 3 values, got \(8, 4\)"),
+    ],
+)
+def test_a_synthetic_input_of_another_shape_is_refused(inputs, features, complaint, as_installed):
+    with pytest.raises(ShapeError, match=complaint):
+        _model(lambda x, h: SyntheticInput(inputs, features))
+
+
+def test_an_error_in_a_synthetic_input_is_not_blamed_on_another_model(as_installed):
+    x, loss_fn, y = _batch()
+    wide = _model(lambda x, h: SyntheticInput(4, 6, context=3))  # what it needs comes later
+    with pytest.raises(ShapeError, match=r"1', the message that its synthetic input model .* 6"):
+        sg.FullyUnlocked(wide, adam, {"0": 0, "1": 0, "output": 0}).step(x, loss_fn, y)
+    conditional = _model(lambda x, h: SyntheticInput(4, 5, context=3))
+    with pytest.raises(ContextError, match=r"interface '.', its synthetic input model: "):
+        sg.FullyUnlocked(conditional, adam, {"0": 0}).step(x, loss_fn)
 
 
 def _input(x: Tensor, h: Tensor) -> Regression:

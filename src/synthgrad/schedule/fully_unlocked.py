@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +11,13 @@ from torch import Tensor, nn
 
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
-from synthgrad.errors import ArgumentError, LockingError, NonFiniteError, ShapeError
+from synthgrad.errors import (
+    ArgumentError,
+    LockingError,
+    NonFiniteError,
+    ShapeError,
+    SynthgradError,
+)
 from synthgrad.functional import squared_error
 from synthgrad.interface import Interface
 from synthgrad.schedule.chance import Chance, Order, Probability
@@ -193,10 +200,13 @@ class _Run:
         if interface is None:
             return self.x
         assert interface.inputs is not None
-        predicted = interface.inputs(self.x, context)
+        with _blaming(interface, "its synthetic input model"):
+            predicted = interface.inputs(self.x, context)
         self.taken[interface] = predicted
         message = predicted.detach()
-        return interface.hand_over(message, interface.unlocked_call(message, context))
+        with _blaming(interface, "the message that its synthetic input model predicted"):
+            call = interface.unlocked_call(message, context)
+        return interface.hand_over(message, call)
 
     def _name(self, interface: Interface) -> str:
         return next(part.name for part in self.schedule.parts if part.above is interface)
@@ -204,3 +214,13 @@ class _Run:
     def _update(self, name: str) -> None:
         if name in self.schedule.optimizers:
             self.schedule.optimizers[name].step()
+
+
+@contextmanager
+def _blaming(interface: Interface, what: str) -> Iterator[None]:
+    """Says of an error of ours which interface it is about, and what there is at fault."""
+    try:
+        yield
+    except SynthgradError as error:
+        said = str(error).removeprefix(f"{interface.label}: ")
+        raise type(error)(f"{interface.label}, {what}: {said}") from error

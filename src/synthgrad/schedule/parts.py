@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from synthgrad.errors import LockingError
 from synthgrad.interface import Interface, named_interfaces, routed
-from synthgrad.schedule.segments import LAST
+from synthgrad.schedule.segments import LAST, warn_if_whole
 
 Sent = Callable[[Interface, Tensor, Any], None]
 
@@ -65,7 +65,7 @@ class Part:
 
 
 def find_parts(model: nn.Module) -> list[Part]:
-    """Cuts a model of sequential modules at its interfaces.
+    """Cuts a model of sequential modules at its interfaces; warns where it has none.
 
     Raises:
         LockingError: it is not an ``nn.Sequential``, an interface lies deeper than at the end of a
@@ -85,6 +85,7 @@ def find_parts(model: nn.Module) -> list[Part]:
         if inside:
             parts[-1].above, parts[-1].name = inside[0], names[inside[0]]
             parts.append(Part(LAST, inside[0]))
+    warn_if_whole(model, len(parts))
     owner: dict[nn.Parameter, str] = {}
     for part in parts:
         for parameter in part.parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
-from synthgrad.errors import LockingError
+from synthgrad.errors import LockingError, SynthgradWarning
 from synthgrad.functional import redirect
 from synthgrad.graph import leaf_of, nodes_below
 from synthgrad.interface import Interface, named_interfaces, routed
@@ -19,6 +20,17 @@ from synthgrad.preserve import preserved
 
 LAST = "output"
 """The name of the segment that ends at the loss."""
+
+
+def warn_if_whole(model: nn.Module, pieces: int) -> None:
+    """Says so where there is nothing to unlock: a forgotten cut trains, only not as was meant."""
+    if pieces == 1:
+        warnings.warn(
+            f"{type(model).__name__} has no interface, so this schedule is plain backpropagation; "
+            "expected one at least, by sg.decouple() or as a submodule",
+            SynthgradWarning,
+            stacklevel=4,
+        )
 
 
 @dataclass
@@ -51,6 +63,8 @@ def find_segments(
 ) -> list[Segment]:
     """Runs one forward pass, which leaves no trace and keeps no activations, and looks at it.
 
+    Warns where it finds no interface.
+
     Returns:
         The segments in the order in which they run.
 
@@ -66,6 +80,7 @@ def find_segments(
         with routed(search.cut):
             output = model(x)
         search.end(loss_fn(output), None)
+    warn_if_whole(model, len(search.segments))
     return search.finish(model)
 
 
