@@ -1,7 +1,9 @@
 """``synthgrad bench recurrent`` times every method and compares it with BPTT of the same T."""
 
+import pytest
 import torch
 
+from synthgrad.lab import cli
 from synthgrad.lab.bench import recurrent
 
 
@@ -22,3 +24,10 @@ def test_a_row_for_each_unroll_and_method(monkeypatch, capsys):
     assert [row[5:] for row in rows] == [[], ["1.15"], ["1.30"], [], [], []]
     for steps, samples, unroll in ((float(r[2].replace(",", "")), r[3], r[0]) for r in rows):
         assert abs(float(samples.replace(",", "")) / (2 * int(unroll) * steps) - 1) < 0.05
+
+
+def test_an_unroll_of_nothing_is_refused_by_the_options_name(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["bench", "recurrent", "--unrolls", "3", "0"])
+    assert ended.value.code == 2
+    assert "--unrolls: expected each at least 1, got 0" in capsys.readouterr().err

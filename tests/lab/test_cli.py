@@ -87,6 +87,15 @@ def test_run_then_report(synthgrad, tmp_path):
     assert page.stat().st_size > 1000
 
 
+def test_a_finished_run_given_again_is_said_to_be_finished_already(synthgrad, tmp_path):
+    command = ("run", "digits-fcn", "--iterations", "2", "--units", "8", "--out", str(tmp_path))
+    assert f"; written to {tmp_path}" in synthgrad(*command).stdout
+    again = synthgrad(*command, "--resume")
+    assert again.returncode == 0
+    assert f"; it was finished already, in {tmp_path}" in again.stdout
+    assert "written" not in again.stdout
+
+
 def test_a_real_process_shows_no_traceback(tmp_path):
     command = [sys.executable, "-m", "synthgrad.lab.cli", "report", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100)

@@ -196,6 +196,23 @@ def test_an_unknown_table_ends_with_2_and_the_known_are_named(main, capsys):
     assert all(name in said for name in ("tabel2", *tables.TABLES))
 
 
+@pytest.mark.parametrize("figure", ["fig4", "fig13", "fig16", "table1", "table2", "fig7"])
+def test_a_figure_without_a_table_of_its_own_names_those_that_draw_it(main, capsys, figure):
+    drawn_by = tables.DRAWN_BY[figure]
+    assert set(drawn_by) <= set(tables.TABLES)
+    assert main(figure) == 2
+    assert f"it is drawn by {', '.join(drawn_by)}" in capsys.readouterr().err
+
+
+def test_a_folder_without_its_configuration_is_not_run_into(tmp_path):
+    _reproduce(tmp_path)
+    (tmp_path / "tiny" / "3-dni-seed0" / "config.json").unlink()
+    before = _times(tmp_path / "tiny")
+    with pytest.raises(UsageError, match=r"^--out: .*3-dni-seed0 holds part of a run .*folder$"):
+        _reproduce(tmp_path)
+    assert _times(tmp_path / "tiny") == before
+
+
 def test_a_failed_run_ends_with_1_and_success_with_0(main, tmp_path, capsys, monkeypatch):
     options = ("--budget", str(BUDGET), "--threads", "1", "--out", str(tmp_path))
     monkeypatch.setitem(tables.TABLES, "tiny", _tiny("none", batch_size=5000))

@@ -123,6 +123,13 @@ def test_without_a_budget_a_cell_has_what_suits_it():
     assert (config.iterations, config.learning_rate, config.warmup) == (250_000, 3e-5, 0)
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_a_cell_has_only_what_its_method_uses(name):
+    for cell in TABLES[name].cells:
+        defaults = ALL[cell.recipe].defaults
+        defaults.changed(**cell.settings).check_effect(defaults)
+
+
 def test_a_wrong_value_is_named():
     with pytest.raises(UsageError, match="--seed"):
         TABLES["deep21"].cells[0].config(0.01, seed=-1)

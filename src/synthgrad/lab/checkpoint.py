@@ -8,6 +8,9 @@ from typing import Any
 from synthgrad import saved
 from synthgrad.lab.errors import RunError
 
+BEGIN_ANEW = "to begin anew delete the run folder, or give another with --out"
+"""What to do about a folder that cannot be gone on with."""
+
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
     """The newest checkpoint that is whole, or None where there is none at all.
@@ -17,5 +20,6 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     """
     state = saved.load(folder)
     if state is None and (paths := saved.newest_first(folder)):
-        raise RunError(f"all checkpoints in {folder} are damaged: {[p.name for p in paths]}")
+        names = ", ".join(path.name for path in paths)
+        raise RunError(f"all checkpoints in {folder} are damaged ({names}); {BEGIN_ANEW}")
     return state

@@ -125,10 +125,14 @@ def run(options: tyro.conf.OmitArgPrefixes[_RunOptions]) -> None:  # type: ignor
     chosen: Any = options
     recipe = ALL[chosen.recipe]
     out = chosen.out or Path("runs") / chosen.config.folder_name(recipe.name)
+    if not (chosen.resume and (out / "config.json").exists()):  # an older run may have any
+        chosen.config.check_effect(recipe.defaults)
+    done = (out / "summary.json").exists()
     summary = run_recipe(
         recipe, chosen.config, out, data_root=chosen.data_root, resume=chosen.resume
     )
-    print(f"{recipe.name} {chosen.config.method}: {outcome(summary)}; written to {out}")
+    where = f"it was finished already, in {out}" if done else f"written to {out}"
+    print(f"{recipe.name} {chosen.config.method}: {outcome(summary)}; {where}")
 
 
 @app.command
@@ -152,8 +156,8 @@ def reproduce(
         table: What to reproduce.
         jobs: Runs at a time, each in a process of its own.
         budget: The share of the paper's iterations; by default as many as suit each cell.
-        schedule: The rates: "ours", or the "paper"'s, with all its iterations unless --budget
-            says otherwise.
+        schedule: What suits a method: "ours", or the "paper"'s rates and iterations (--budget may
+            say fewer) and, of recurrent networks, its sizes, scale and history too.
         seeds: Runs of each cell, from seed 0.
         only: The cells whose names match this pattern, as in "4-*".
         out: Where the table's folder goes, with a run folder for each cell and seed.

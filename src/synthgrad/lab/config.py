@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 from pydantic import Field, model_validator
@@ -12,6 +13,9 @@ from synthgrad.lab.settings import Settings
 Method = Literal["backprop", "none", "dni", "cdni", "stale"]
 Schedule = Literal["ours", "paper"]
 
+_DECOUPLED = ("method", ("none", "dni", "cdni", "stale"))
+_LEARNED = ("method", ("dni", "cdni"))
+
 
 class FeedForwardConfig(Settings):
     """The options of a feed-forward recipe.
@@ -19,6 +23,16 @@ class FeedForwardConfig(Settings):
     Raises:
         UsageError: a value is outside its range; says which, what came and what was expected.
     """
+
+    only_with: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+        "interfaces": _DECOUPLED,
+        "lambda_": _DECOUPLED,
+        "warmup": _DECOUPLED,
+        "feedback_hidden": _LEARNED,
+        "feedback_learning_rate": _LEARNED,
+        "decay": ("method", ("stale",)),
+        "input_learning_rate": ("unlock", ("full",)),
+    }
 
     method: Method = "cdni"
     """What error comes back between layers: the real one, none, a synthetic gradient (that also

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import platform
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,15 @@ from typing import Any
 import torch
 
 from synthgrad import saved
-from synthgrad.lab.checkpoint import load_newest
+from synthgrad.lab.checkpoint import BEGIN_ANEW, load_newest
 from synthgrad.lab.errors import RunError, UsageError
 
 
 class RunFolder:
     """The files of one run. Nothing is written before :meth:`open`.
 
-    ``config.json`` says how the run went on last, where that may differ.
+    ``config.json`` says how the run went on last, where that may differ. Without it nobody knows
+    whose the other files are, so that they are neither used nor lost.
 
     Args:
         path: the folder; made if it is not there.
@@ -28,8 +31,9 @@ class RunFolder:
         resume: go on with what is there. Without it the folder must not hold a run.
 
     Raises:
-        UsageError: the folder cannot be written, holds a run although ``resume`` is off, or holds
-            a run of another recipe or configuration.
+        UsageError: the folder cannot be written, holds a run although ``resume`` is off, holds a
+            run of another recipe or configuration, or part of a run without its configuration.
+        RunError: its configuration is broken.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
@@ -39,11 +43,17 @@ class RunFolder:
         self.checkpoints = path / "checkpoint"
         self._config_file = path / "config.json"
         self._writer: Any = None
-        if self._config_file.exists():
-            self._agree(_read(self._config_file), resume)
+        self._new = not self._config_file.exists()
+        if not self._new:
+            self._agree(_read(self._config_file, needs=("recipe",)), resume)
         exists = next(p for p in (path, *path.absolute().parents) if p.exists())
         if not exists.is_dir() or not os.access(exists, os.W_OK | os.X_OK):
             raise UsageError(f"--out: cannot write to {path}: {exists} is not a writable folder")
+        if self._new and (parts := self._parts()):
+            raise UsageError(
+                f"--out: {path} holds part of a run ({', '.join(parts)}) but no config.json, which "
+                "says of which one; put that file back, or give another folder"
+            )
 
     def open(self) -> None:
         """Makes the folder and its configuration file.
@@ -61,7 +71,7 @@ class RunFolder:
     def finished(self) -> dict[str, Any] | None:
         """The summary, if the run is done."""
         path = self.path / "summary.json"
-        return _read(path) if path.exists() else None
+        return _read(path, needs=("metrics", "iterations", "seconds")) if path.exists() else None
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Adds one line of metrics, and the same to the TensorBoard event file.
@@ -91,10 +101,18 @@ class RunFolder:
             if self.metrics.stat().st_size < length:
                 raise RunError(
                     f"{self.metrics} is shorter than when the checkpoint was written: expected at "
-                    f"least {length} bytes, got {self.metrics.stat().st_size}"
+                    f"least {length} bytes, got {self.metrics.stat().st_size}; {BEGIN_ANEW}"
                 )
             os.truncate(self.metrics, length)
         return None if stored is None else stored["run"]
+
+    def abandon(self) -> None:
+        """Takes back what :meth:`open` wrote, if nothing came of the run: it is in nobody's way."""
+        self.close()
+        if self._new and not self._parts():
+            self._config_file.unlink(missing_ok=True)
+            with suppress(OSError):  # whatever else is in there stays
+                self.path.rmdir()
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the summary: the run is done."""
@@ -107,12 +125,16 @@ class RunFolder:
             self._writer.close()
             self._writer = None
 
+    def _parts(self) -> list[str]:
+        """What a run has left here besides its configuration."""
+        return [part.split("/")[0] for part in _PARTS if any(self.path.glob(part))]
+
     def _agree(self, found: dict[str, Any], resume: bool) -> None:
         if not resume:
             raise UsageError(
                 f"--out: {self.path} already holds a run; give another folder, or --resume"
             )
-        here, there = _what_counts(self.config), _what_counts(found)
+        here, there = what_counts(self.config), what_counts(found)
         different = sorted(k for k in here | there if here.get(k) != there.get(k))
         if "recipe" in different:  # then all else differs for that reason
             different = ["recipe"]
@@ -123,6 +145,13 @@ class RunFolder:
             raise UsageError(f"--resume: {self.path} holds another run: {lines}")
 
 
+_PARTS = (
+    "summary.json",
+    "metrics.jsonl",
+    "events.out.tfevents.*",
+    "checkpoint/step-*.pt",
+    "stage-*/step-*.pt",
+)
 _WAITS = ("timeout", "patience", "save_seconds", "interface", "transport")
 # Where and how fast a run goes, and for how long it waits, does not make it another run.
 _MAY_DIFFER = {
@@ -131,7 +160,7 @@ _MAY_DIFFER = {
 }
 
 
-def _what_counts(config: dict[str, Any]) -> dict[str, Any]:
+def what_counts(config: dict[str, Any]) -> dict[str, Any]:
     """The settings by which runs are told apart; those of a pipeline by their full names."""
     flat = {k: v for k, v in config.items() if k != "pipeline"}
     flat |= {f"pipeline.{k}": v for k, v in config.get("pipeline", {}).items()}
@@ -150,11 +179,15 @@ def versions() -> dict[str, str]:
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, needs: Iterable[str] = ()) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} is not readable JSON: {error}") from error
+        raise RunError(f"{path} is not readable JSON: {error}; {BEGIN_ANEW}") from error
+    missing = [name for name in needs if not isinstance(found, dict) or name not in found]
+    if missing:
+        raise RunError(f"{path} is broken: it has no {', '.join(missing)}; {BEGIN_ANEW}")
+    return found
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

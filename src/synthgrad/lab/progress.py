@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -62,34 +63,36 @@ def _lines(name: str, total: int) -> Report:
         now = time.monotonic()
         if values and (step == total or now - last >= LINES_EVERY):
             last = now
-            print(f"{name}: {step}/{total} {_shown(values)}", file=sys.stderr, flush=True)
+            line = f"{name}: {step}/{total} {_shown(values)}".rstrip()
+            print(line, file=sys.stderr, flush=True)
 
     return report
 
 
-# With so many decimals.
-_NUMBERS = {
-    "train_bits": 3,
-    "task_length": 0,
-    "solved_length": 0,
-    "validation_bpc": 3,
-    "test_bpc": 3,
-    "explained/boundary": 2,
-}
+# In this order.
+_SHOWN = (
+    ("train_loss", "loss {:.4f}"),
+    ("train_loss_a", "loss a {:.4f}"),
+    ("train_loss_b", "loss b {:.4f}"),
+    ("validation_error", "validation error {:.2f}%"),
+    ("validation_error_a", "validation error a {:.2f}%"),
+    ("validation_error_b", "validation error b {:.2f}%"),
+    ("test_error", "test error {:.2f}%"),
+    ("test_error_a", "test error a {:.2f}%"),
+    ("test_error_b", "test error b {:.2f}%"),
+    ("train_bits", "train bits {:.3f}"),
+    ("task_length", "task length {:.0f}"),
+    ("solved_length", "solved length {:.0f}"),
+    ("validation_bpc", "validation bpc {:.3f}"),
+    ("test_bpc", "test bpc {:.3f}"),
+    ("explained/boundary", "explained/boundary {:.2f}"),
+)
 
 
 def _shown(values: dict[str, float]) -> str:
-    parts = []
-    if "train_loss" in values:
-        parts.append(f"loss {values['train_loss']:.4f}")
-    parts += [
-        f"{key.replace('_', ' ')} {values[key]:.2f}%"
-        for key in ("validation_error", "test_error")
-        if key in values
-    ]
-    parts += [
-        f"{key.replace('_', ' ')} {values[key]:.{digits}f}"
-        for key, digits in _NUMBERS.items()
-        if key in values
-    ]
-    return "  ".join(parts)
+    """What there is of it; NaN says that nothing was measured, and a divergence is an error."""
+    return "  ".join(
+        text.format(values[key])
+        for key, text in _SHOWN
+        if not math.isnan(values.get(key, math.nan))
+    )

@@ -23,7 +23,7 @@ from synthgrad.lab.registry import ALL
 from synthgrad.lab.report import write_report
 from synthgrad.lab.run import pick_device, run
 from synthgrad.lab.signals import Stopped
-from synthgrad.lab.tables import TABLES, Cell, PaperTable
+from synthgrad.lab.tables import DRAWN_BY, TABLES, Cell, PaperTable
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ def run_cell(planned: Planned, data_root: Path | None) -> dict[str, Any]:
 
 
 def _table(name: str) -> PaperTable:
+    if name in DRAWN_BY:
+        raise UsageError(f"no table is called {name!r}; it is drawn by {', '.join(DRAWN_BY[name])}")
     if name not in TABLES:
         raise UsageError(f"no table is called {name!r}; there are {', '.join(TABLES)}")
     return TABLES[name]
@@ -185,7 +187,10 @@ def _look(plan: Sequence[Planned]) -> tuple[int, list[Planned], dict[str, str]]:
             else:
                 done += 1
         except UsageError as error:
-            why = str(error).removeprefix("--resume: ").removeprefix("--out: ")
+            why = str(error)
+            if not why.startswith("--resume: "):  # the folder itself, whatever the settings
+                raise
+            why = why.removeprefix("--resume: ")
             raise UsageError(f"--out: {why}; give another --out, or the same settings") from None
         except RunError as error:
             failed[planned.name] = str(error)

@@ -10,9 +10,10 @@ import torch
 
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.folder import RunFolder, versions
+from synthgrad.lab.memory import enough_memory
 from synthgrad.lab.pace import Pace
 from synthgrad.lab.progress import progress
-from synthgrad.lab.runnable import Runnable
+from synthgrad.lab.runnable import Runnable, Trains
 from synthgrad.lab.signals import Stopped, noted_signals
 
 
@@ -40,6 +41,7 @@ def run(
 
     Raises:
         UsageError: a setting or the folder cannot be used as given.
+        RunError: the folder is damaged, or there is not enough memory.
         Stopped: SIGINT or SIGTERM came; ``resume`` goes on from there.
     """
     config = recipe.settle(config)
@@ -51,8 +53,21 @@ def run(
     if done is not None:
         return done
     # Whatever is wrong with the settings comes up here, before anything is written.
-    trainer = recipe.trainer(config, recipe.load(data_root, device), device)
+    with enough_memory(config):
+        trainer = recipe.trainer(config, recipe.load(data_root, device), device)
     folder.open()
+    try:
+        with enough_memory(config):
+            return _train(recipe, config, trainer, folder, label or config.method)
+    except BaseException:
+        folder.abandon()
+        raise
+
+
+def _train(
+    recipe: Runnable, config: Any, trainer: Trains, folder: RunFolder, name: str
+) -> dict[str, Any]:
+    """Trains from where the folder's run is to its end; returns its summary."""
     spent = 0.0
     state = folder.load()
     if state is not None:
@@ -61,7 +76,6 @@ def run(
     started = time.perf_counter() - spent
     values: dict[str, float] = {} if state is None else state["values"]
     saving = Pace()  # where a step takes microseconds, its checkpoints are far apart in steps
-    name = label or config.method
     with noted_signals() as stop, progress(name, config.iterations, trainer.step) as report:
         while trainer.step < config.iterations and not trainer.finished:
             trainer.advance()

@@ -16,6 +16,8 @@ class Settings(BaseModel, ABC):
 
     Attributes:
         nothing_at_zero: the options for which 0 means that nothing was said, as None always does.
+        only_with: the options that do something only with some values of another: which other,
+            and which values of it.
 
     Raises:
         UsageError: a value is outside its range; says which, what came and what was expected.
@@ -27,6 +29,7 @@ class Settings(BaseModel, ABC):
     nothing_at_zero: ClassVar[frozenset[str]] = frozenset(
         ("iterations", "learning_rate", "feedback_learning_rate", "input_learning_rate")
     )
+    only_with: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -50,6 +53,25 @@ class Settings(BaseModel, ABC):
         """
         return type(self)(**(self.model_dump() | values))
 
+    def check_effect(self, defaults: Self) -> None:
+        """Looks whether everything that was said does something.
+
+        Only what differs from the defaults was said. This is for a command line, before
+        :meth:`filled`: what a recipe fills in may well be without effect.
+
+        Raises:
+            UsageError: an option does nothing with the method; names both.
+        """
+        idle = [
+            f"{_option(name)}{_as_said(value)} does nothing with {_option(other)} {chosen}, only "
+            f"with {' or '.join(among)}"
+            for name, (other, among) in self.only_with.items()
+            if (value := getattr(self, name)) != getattr(defaults, name)
+            and (chosen := getattr(self, other)) not in among
+        ]
+        if idle:
+            raise UsageError("; ".join(idle))
+
     def filled(self, suited: Mapping[str, Any]) -> Self:
         """A copy in which options of which nothing was said are what suits.
 
@@ -72,6 +94,17 @@ class Settings(BaseModel, ABC):
 
 
 def _line(error: Any) -> str:
-    name = "-".join(str(part) for part in error["loc"][:1]).rstrip("_").replace("_", "-")
+    name = "-".join(str(part) for part in error["loc"][:1])
     text = error["msg"].removeprefix("Value error, ")
-    return f"--{name}: {text}, got {error['input']!r}" if name else text
+    return f"{_option(name)}: {text}, got {error['input']!r}" if name else text
+
+
+def _option(name: str) -> str:
+    """As on the command line."""
+    return "--" + name.rstrip("_").replace("_", "-")
+
+
+def _as_said(value: Any) -> str:
+    """What comes after an option: nothing after a flag, each number of several."""
+    values = value if isinstance(value, tuple) else () if isinstance(value, bool) else (value,)
+    return "".join(f" {one}" for one in values)

@@ -122,6 +122,21 @@ def _by_chance(unlock: str) -> tuple[Cell, ...]:
 
 
 _PROBABILITIES = 20
+
+_TABLE_2_ALL = tuple(
+    f"table2-{network}" for network in ("mnist-fcn", "mnist-cnn", "cifar10-fcn", "cifar10-cnn")
+)
+DRAWN_BY: Mapping[str, tuple[str, ...]] = {
+    "table1": ("table1-copy", "table1-repeat-copy", "table1-ptb"),
+    "table2": _TABLE_2_ALL,
+    "fig4": ("table1-repeat-copy", "table1-ptb"),
+    "fig7": ("fig7-update", "fig7-full"),
+    "fig11": ("fig11a", "fig11b"),
+    "fig13": _TABLE_2_ALL,
+    "fig16": ("table1-ptb",),
+}
+"""What the paper shows and no table here is called after, by the tables that have its runs."""
+
 _TABLE_2 = ("none", "backprop", "dni", "cdni")
 _FCN, _CNN = range(3, 7), range(3, 5)
 _BACKPROP = _six("backprop", "backprop")
@@ -156,12 +171,12 @@ TABLES = {
         ),
         PaperTable(
             "table1-repeat-copy",
-            "Table 1, Repeat Copy",
+            "Table 1, Repeat Copy; figure 4, left",
             _copying("repeat-copy"),
         ),
         PaperTable(
             "table1-ptb",
-            "Table 1, Penn Treebank: bits per character",
+            "Table 1, Penn Treebank: bits per character; figure 4, right; figure 16",
             _unrolls(
                 "ptb",
                 {

@@ -18,6 +18,7 @@ COPY = SEQUENCE_RECIPES["copy"]
         ({"method": "cdni"}, r"--method: .*'bptt', 'dni' or 'dni-aux', got 'cdni'"),
         ({"unroll": 0}, r"--unroll: .*greater than or equal to 1, got 0"),
         ({"characters": 1}, r"--characters: .*expected 2 or more, got 1"),
+        ({"threshold": 0}, r"--threshold: .*greater than 0, got 0"),
         ({"phases": "odd"}, r"--phases: .*'random' or 'same', got 'odd'"),
         ({"feedback_sees": "state", "method": "dni-aux"}, r"--feedback-sees state goes with"),
         ({"patience": 1}, r"--patience: .*not permitted"),

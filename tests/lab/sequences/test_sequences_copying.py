@@ -1,5 +1,7 @@
 """Training on Copy and Repeat Copy: it learns, and it resumes to the last bit."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -169,6 +171,25 @@ def test_bptt_over_five_steps_learns_to_copy():
     (first, four), *_ = trainer.summary()["levels"]
     assert four == 4
     assert first % (10 * 5 * 64) == 0
+
+
+def test_the_last_steps_are_judged_too():
+    values: dict[str, Any] = {"threshold": 4.0, "level_every": 50, "iterations": 20}
+    trainer = _advance(_trainer(**values), 19)
+    assert trainer.evaluate()["solved_length"] == 0
+    assert _advance(trainer, 1).evaluate()["solved_length"] == 4
+    again = _trainer(**values)
+    again.load_state_dict(trainer.state_dict())
+    assert again.summary() == trainer.summary()
+    hardly = _advance(_trainer(**values | {"iterations": 1}), 1)  # less than an episode of each row
+    assert hardly.curriculum.solved_length == 0
+
+
+def test_the_end_of_a_block_at_the_end_is_judged_once(monkeypatch):
+    trainer, judged = _trainer(iterations=12), []
+    monkeypatch.setattr(trainer, "_check_level", lambda: judged.append(trainer.step))
+    _advance(trainer, 12)
+    assert judged == [6, 12]
 
 
 def test_divergence_is_told():

@@ -62,6 +62,13 @@ def test_more_rows_than_text_are_refused():
         TextStream(_text(7), 5, batch=8, unroll=2)
 
 
+def test_an_unroll_longer_than_a_rows_text_is_refused():
+    _trainer(_data(300), batch_size=8, unroll=37)
+    says = "--unroll: 38 steps, but each of the 8 rows has only 37 characters"
+    with pytest.raises(UsageError, match=says):
+        _trainer(_data(300), batch_size=8, unroll=38)
+
+
 def _one_by_one(network, text, context=None):
     """Bits of each character but the first, from a state that read all, or ``context``, before."""
     bits = []

@@ -129,6 +129,7 @@ def test_a_mistake_in_a_stage_ends_the_run_at_once(tmp_path):
     [
         ("launch", ("--method", "backprop"), "--method"),
         ("launch", ("--p-update", "0.5"), "--p-update"),
+        ("launch", ("--decay", "0.9"), "--decay 0.9 does nothing with --method cdni"),
         ("launch", ("--stages", "5"), "--stages"),
         ("launch", ("--split", "1", "2"), "--split"),
         ("launch", ("--split", "1", "2", "1"), "--split"),
@@ -137,6 +138,11 @@ def test_a_mistake_in_a_stage_ends_the_run_at_once(tmp_path):
         ("launch", ("--restarts", "-1"), "--restarts"),
         ("launch", ("--network-interface", "eth99"), "--network-interface: there is no 'eth99'"),
         ("stage", ("--stage", "0"), "--store"),
+        (
+            "stage",
+            ("--stage", "1", "--store", "127.0.0.1:1", "--input-learning-rate", "0.1"),
+            "--input-learning-rate 0.1 does nothing with --unlock no",
+        ),
         ("stage", (), "--stage"),
         ("stage", ("--stage", "2", "--store", "127.0.0.1:1"), "--stage"),
         ("stage", ("--stage", "1", "--store", "nowhere"), "host:port"),

@@ -51,6 +51,8 @@ def main(
             raise UsageError(f"--{option}: expected at least 1, got {value}")
     if not unrolls:
         raise UsageError("--unrolls: expected at least one T, as in 3 8, got none")
+    if min(unrolls) < 1:
+        raise UsageError(f"--unrolls: expected each at least 1, got {min(unrolls)}")
     where = pick_device(device)
     if where.type == "cpu":
         torch.set_num_threads(threads)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,6 +19,10 @@ class MultiNetworkConfig(Settings):
     Raises:
         UsageError: a value is outside its range; says which, what came and what was expected.
     """
+
+    only_with: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = dict.fromkeys(
+        ("feedback_hidden", "scale", "feedback_learning_rate"), ("method", ("dni", "cdni"))
+    )
 
     method: Method = "cdni"
     """What error comes back to network A from B: the real one, with both networks as one graph

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,18 @@ from synthgrad.lab.settings import Settings
 Method = Literal["bptt", "dni", "dni-aux"]
 Schedule = Literal["ours", "paper"]
 Precision = Literal["float32", "bfloat16"]
+
+_FEEDBACK = (
+    "feedback_learning_rate",
+    "feedback_clip",
+    "scale",
+    "warmup",
+    "feedback_hidden",
+    "feedback_sees",
+    "feedback_history",
+    "feedback_into_core",
+)
+_AUXILIARY = ("auxiliary_hidden", "auxiliary_into_core")
 
 
 class RecurrentConfig(Settings):
@@ -25,6 +38,11 @@ class RecurrentConfig(Settings):
         "units",
         "batch_size",
         "characters",
+    }
+
+    only_with: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+        **dict.fromkeys(_FEEDBACK, ("method", ("dni", "dni-aux"))),
+        **dict.fromkeys(_AUXILIARY, ("method", ("dni-aux",))),
     }
 
     method: Method = "dni"
@@ -127,10 +145,10 @@ class EpisodeConfig(RecurrentConfig):
     not say)."""
     phases: Literal["random", "same"] = "random"
     """Where in their episode the rows begin: each at its own step, or all at the first."""
-    threshold: Annotated[float, Field(ge=0)] = 0.15
+    threshold: Annotated[float, Field(gt=0)] = 0.15
     """Bits: a level is solved when the average error of a character is below that."""
     level_every: Annotated[int, Field(ge=1)] = 50
-    """Steps between checks of the level, which wait for the device."""
+    """Steps between checks of the level, which wait for the device; the last comes at the end."""
 
     @field_validator("characters")
     @classmethod

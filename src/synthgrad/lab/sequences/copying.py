@@ -17,8 +17,8 @@ from synthgrad.lab.sequences.levels import Curriculum, Task
 class EpisodeTrainer:
     """Trains one network on one of the two tasks by one method.
 
-    Every ``level_every`` steps it looks whether the level is solved, and there alone (and at
-    evaluations and checkpoints) waits for the device.
+    Every ``level_every`` steps, and at the end, it looks whether the level is solved, and there
+    alone (and at evaluations and checkpoints) waits for the device.
 
     Args:
         task: which of the two.
@@ -51,10 +51,10 @@ class EpisodeTrainer:
         return self.step * self.config.consumed
 
     def advance(self) -> None:
-        """One training step, and at the end of a block the level's check."""
+        """One training step, and at the end of a block, or of the run, the level's check."""
         self.learner.learn(self.blocks.next(), self.step)
         self.step += 1
-        if self.blocks.is_used_up:
+        if self.blocks.is_used_up or self.step == self.config.iterations:
             self._check_level()
 
     def _check_level(self) -> None:

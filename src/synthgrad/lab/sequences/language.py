@@ -8,6 +8,7 @@ from typing import Any
 
 from synthgrad.errors import NonFiniteError
 from synthgrad.lab.data.text import TextData
+from synthgrad.lab.errors import UsageError
 from synthgrad.lab.sequences.averages import Averages
 from synthgrad.lab.sequences.bpc import bits_per_character
 from synthgrad.lab.sequences.config import TextConfig
@@ -26,6 +27,9 @@ class TextTrainer:
         config: all settings, settled.
         data: the text, on the device.
 
+    Raises:
+        UsageError: the text is too short for so many rows, or a row for an unroll.
+
     Attributes:
         step: training steps done.
     """
@@ -34,6 +38,12 @@ class TextTrainer:
         self.config = config
         symbols = len(data.symbols)
         self.stream = TextStream(data.train, symbols, config.batch_size, config.unroll)
+        row = len(data.train) // config.batch_size
+        if config.unroll > row:
+            raise UsageError(
+                f"--unroll: {config.unroll} steps, but each of the {config.batch_size} rows has "
+                f"only {row} characters of the text"
+            )
         self.learner = Learner(config, symbols, symbols, data.train.device)
         limit = config.evaluation_characters or None
         self._validation, self._test = data.validation[:limit], data.test[:limit]

@@ -65,6 +65,9 @@ def launch(options: tyro.conf.OmitArgPrefixes[_Launched]) -> None:  # type: igno
     chosen: Any = options
     recipe = RECIPES[chosen.recipe]
     out = chosen.out or _stages_folder(chosen)
+    if not chosen.resume:
+        chosen.config.check_effect(recipe.defaults)
+    done = (out / "summary.json").exists()
     summary = launch_stages(
         recipe,
         chosen.config,
@@ -75,9 +78,10 @@ def launch(options: tyro.conf.OmitArgPrefixes[_Launched]) -> None:  # type: igno
         data_root=chosen.data_root,
         resume=chosen.resume,
     )
+    where = f"it was finished already, in {out}" if done else f"written to {out}"
     print(
         f"{recipe.name} {chosen.config.method} in {chosen.pipeline.stages} stages: "
-        f"{outcome(summary)}; written to {out}"
+        f"{outcome(summary)}; {where}"
     )
 
 
@@ -90,9 +94,12 @@ def stage(options: tyro.conf.OmitArgPrefixes[_Staged]) -> None:  # type: ignore[
     chosen: Any = options
     if chosen.store is None:
         raise UsageError("--store: expected host:port, where synthgrad store listens; got none")
+    recipe = RECIPES[chosen.recipe]
+    if not chosen.resume:
+        chosen.config.check_effect(recipe.defaults)
     logging.basicConfig(level=logging.INFO, format=f"stage {chosen.stage}: %(message)s")
     work(
-        RECIPES[chosen.recipe],
+        recipe,
         chosen.config,
         chosen.pipeline,
         index=chosen.stage,
