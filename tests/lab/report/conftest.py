@@ -49,6 +49,26 @@ def make_run(tmp_path):
     return make
 
 
+@pytest.fixture
+def make_recurrent(tmp_path):
+    """Makes a run folder without layers: lines of metrics, and the summary's unless unfinished."""
+
+    def make(lines, final=None, method="dni", seed=0, recipe="copy", iterations=100, **settings):
+        name = "-".join(map(str, (recipe, method, seed, *settings.values())))
+        folder = tmp_path / "recurrent" / name.replace("/", "_")
+        folder.mkdir(parents=True)
+        config = {"recipe": recipe, "method": method, "seed": seed, "iterations": iterations}
+        config |= {"unroll": 5, **settings}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in lines))
+        if final is not None:
+            summary = {"iterations": lines[-1]["step"], "seconds": 1.0, "metrics": final}
+            (folder / "summary.json").write_text(json.dumps(summary))
+        return folder
+
+    return make
+
+
 def metrics(method, seed, step, layers):
     """One line of metrics, as a run might log it."""
     noise = np.random.default_rng([seed, step, len(method)])

@@ -80,11 +80,28 @@ def test_backprop_stands_at_a_probability_of_1(grid, make_run):
     assert last.curve.last == read_run(folders[-1]).series["test_error"][3500]
 
 
-def test_runs_of_other_lengths_meet_at_what_both_have_logged(make_run):
+def test_an_unfinished_run_is_left_out_and_takes_no_other_point_with_it(grid, make_run, tmp_path):
+    late = make_run("cdni", p_update=0.9, unlock="no", finished=False)
+    never = make_run("cdni", p_update=0.95, unlock="no", finished=False)
+    (never / "metrics.jsonl").unlink()
+    folders = [*grid(), late, never]
+    (chart,) = _charts(_families(folders)[1])
+    assert [line.label for line in chart.legend][-1] == "3,500 iterations"
+    assert chart.legend[-1].curve.steps.tolist() == list(PROBABILITIES)
+    text = write_report(folders, tmp_path / "out.html").read_text()
+    assert "<figcaption>Test error by p_update: cdni</figcaption>" in text
+    # Where a run that is not done is seen: among the curves.
+    assert "cdni, p update 0.9 (unfinished)" in text
+
+
+def test_what_is_unfinished_is_not_enough_for_a_chart(make_run):
     folders = [make_run("cdni", p_update=p, unlock="no") for p in (0.1, 0.5)]
     folders += [make_run("cdni", p_update=0.9, unlock="no", finished=False)]
-    (chart,) = _charts(_families(folders)[0])
-    assert [line.label for line in chart.legend][-1] == "1,400 iterations"  # where the last stopped
+    assert not _families(folders)
+    groups = group([read_run(folder) for folder in folders])
+    unfinished = [g for g in groups if not g.finished]
+    (chart,) = _charts([g for g in groups if g.finished], unfinished)
+    assert all(line.label.endswith("iterations") for line in chart.legend)
 
 
 def test_the_page_has_points_in_place_of_a_line_for_each_run(grid, tmp_path):

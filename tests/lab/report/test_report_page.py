@@ -107,6 +107,7 @@ def test_unfinished_run_is_shown_and_marked(make_run, tmp_path):
     assert [row[1] for row in results[1:]] == ["backprop", "cdni unfinished"]
     assert listed[2][4] == "unfinished at step 1,400"
     assert "cdni (unfinished)" in text
+    assert "A run that stopped early keeps its last value" in text
 
 
 def test_run_without_a_single_metric_can_be_shown(make_run, tmp_path):

@@ -69,10 +69,15 @@ def test_unfinished_runs_count_only_alone(make_run):
     assert (dni.iterations, dni.seconds) == ("1,400 of 3,500", "–")
 
 
-def test_same_seed_twice_is_said(make_run, tmp_path):
-    first = make_run("cdni", 0)
-    second = make_run("cdni", 0, eval_every=7)
-    assert table(_groups(first, second)).rows[0].seeds == "1 (2 runs)"
+def test_same_seed_twice_is_said_and_is_no_spread(make_run):
+    finals = {"test_error": 4.0}, {"test_error": 4.2}
+    first = make_run("cdni", 0, final=finals[0])
+    second = make_run("cdni", 0, final=finals[1], eval_every=7)
+    (row,) = table(_groups(first, second)).rows
+    assert (row.seeds, row.values) == ("1 (2 runs)", ("4.10",))
+    # Nor does it make its seed count twice: 4.1 and 5.1.
+    (row,) = table(_groups(first, second, make_run("cdni", 1, final={"test_error": 5.1}))).rows
+    assert (row.seeds, row.values) == ("2 (3 runs)", ("4.60 ± 0.71",))
 
 
 def test_metrics_of_any_name_are_shown_but_not_those_of_interfaces(make_run):

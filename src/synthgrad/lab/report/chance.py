@@ -28,10 +28,13 @@ _AXIS = Axis("test_error", "Test error by p_update", "test error, %", over="p_up
 
 
 def families(groups: Sequence[Group]) -> list[list[Group]]:
-    """The groups that differ in nothing but ``p_update``, where there are enough of them."""
+    """The groups that differ in nothing but ``p_update``, where enough of them are finished.
+
+    A run that is still under way has no place in a chart of what runs came to.
+    """
     found: dict[str, list[Group]] = {}
     for group in groups:
-        if "p_update" in group.settings:
+        if "p_update" in group.settings and group.finished:
             others = {k: v for k, v in group.settings.items() if k != "p_update"}
             key = json.dumps([group.method, others], sort_keys=True, default=str)
             found.setdefault(key, []).append(group)
@@ -50,7 +53,7 @@ def charts(
     prefix: str,
     numbers: Iterator[int],
 ) -> Iterator[Chart]:
-    """One chart: a point for each run, after several numbers of iterations.
+    """One chart: a point for each finished run, after several numbers of iterations.
 
     Args:
         family: groups that differ in ``p_update``.
@@ -59,13 +62,13 @@ def charts(
         prefix: makes ids unique in the page, with the next of ``numbers``.
         numbers: counts the charts.
     """
-    runs = [run for group in family for run in group.shown if "test_error" in run.series]
+    runs = [run for group in family for run in group.finished if "test_error" in run.series]
     lines = [
         Line(f"{step:,} iterations", _points(runs, step), look)
         for step, look in zip(_steps(runs), _LOOKS, strict=False)
     ]
     for group in references:
-        done = [run for run in group.shown if "test_error" in run.series]
+        done = [run for run in group.finished if "test_error" in run.series]
         if done and lines:
             ends = np.array(
                 [run.series["test_error"][max(run.series["test_error"])] for run in done]

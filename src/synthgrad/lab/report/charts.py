@@ -73,6 +73,8 @@ class Axis:
         limits: what the axis shows at least, of a metric with a fixed range. Without them it
             starts at zero, or is logarithmic where the range is wide.
         over: what the horizontal axis shows: training steps, or another metric of the same runs.
+        from_zero: off where the differences of interest are small beside the values.
+        stepped: whether a value holds until the next.
     """
 
     metric: str
@@ -81,6 +83,13 @@ class Axis:
     reference: float | None = None
     limits: tuple[float, float] | None = None
     over: str = "step"
+    from_zero: bool = True
+    stepped: bool = False
+
+    @property
+    def along(self) -> str:
+        """What the horizontal axis shows, in words."""
+        return {"step": "training steps", "samples": "characters read"}.get(self.over, self.over)
 
 
 @dataclass(frozen=True)
@@ -121,16 +130,17 @@ def chart(axis: Axis, lines: Sequence[Line], about: str, prefix: str) -> Chart:
             _draw(axes, line, width=1.7 if len(lines) <= MAX_LEGEND else 1.1)
         if axis.reference is not None:
             axes.axhline(axis.reference, color="#767676", linewidth=0.8, zorder=1)
-        axes.set_xlabel(axis.over)
+        axes.set_xlabel(axis.along)
         axes.set_ylabel(axis.label)
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         scale(axes, axis, lines)
+        if axis.stepped:
+            axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         legend = _some(lines)
         ends = "; ".join(f"{line.label} {line.last}" for line in legend)
-        over = "training steps" if axis.over == "step" else axis.over
-        description = f"{axis.title} against {over}, {about}. At the end: {ends}."
+        description = f"{axis.title} against {axis.along}, {about}. At the end: {ends}."
         svg = inline(figure, description, prefix)
         return Chart(axis.title, svg, tuple(legend), len(lines))
 
@@ -150,11 +160,18 @@ def _draw(axes: Axes, line: Line, width: float) -> None:
         color=look.colour,
         linewidth=width,
         linestyle=(0, look.dashes) if look.dashes else "solid",
+        drawstyle="steps-post" if curve.stepped else "default",
         clip_on=False,  # a line along the edge is seen whole
     )
     if (curve.low != curve.high).any():
         axes.fill_between(
-            curve.steps, curve.low, curve.high, color=look.colour, alpha=0.18, linewidth=0
+            curve.steps,
+            curve.low,
+            curve.high,
+            step="post" if curve.stepped else None,
+            color=look.colour,
+            alpha=0.18,
+            linewidth=0,
         )
 
 
@@ -175,7 +192,7 @@ def scale(axes: Axes, axis: Axis, lines: Sequence[Line]) -> None:
         low, high = axis.limits
         axes.set_ylim(min(low, shown.min(initial=low)), max(high, shown.max(initial=high)))
         return
-    if not len(positive) or shown.min() < 0:
+    if not axis.from_zero or not len(positive) or shown.min() < 0:
         return
     decades = np.log10(positive.max() / positive.min())
     if decades < np.log10(LOG_RATIO):

@@ -8,22 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from synthgrad.lab.report.runs import Run
+from synthgrad.lab.report.settings import describe, differing, settings, unused
 
-# What a group is named by, and what has no influence on a run's numbers.
-_NAMED = {"recipe", "layers", "method", "seed"}
-_WITHOUT_INFLUENCE = {"checkpoint_every", "eval_every", "out", "data_root"}
-
-# From the standard to the paper's methods, with what comes back; others follow by name.
-METHODS = {
-    "backprop": "the true error comes back",
-    "bptt": "the true error comes back, from within the unroll",
-    "none": "no error comes back between layers",
-    "stale": "an average of past errors",
-    "dni": "a synthetic gradient",
-    "dni-aux": "a synthetic gradient, which the network also learns to foresee",
-    "cdni": "a synthetic gradient from a model that also sees the label",
-}
-_ORDER = list(METHODS)
+# From the standard to the paper's methods; others follow by name.
+_ORDER = ("backprop", "bptt", "none", "stale", "dni", "dni-aux", "cdni")
 
 
 @dataclass(frozen=True)
@@ -34,7 +22,8 @@ class Group:
         recipe: what was trained.
         layers: as the paper counts them; None where the recipe has no such setting.
         method: what error came back between the layers.
-        settings: the settings that are not the same in all runs of the recipe.
+        settings: the settings that the method has a use for and that are not the same in all runs
+            of the recipe.
         label: the method, and those settings that tell it from the same method with others.
         runs: one or more, by seed.
     """
@@ -61,20 +50,21 @@ def group(runs: Iterable[Run]) -> list[Group]:
     """Groups runs; recipes in the order in which they came, then by layers and method."""
     cells: dict[tuple[str, int | None, str, str], list[Run]] = {}
     for run in runs:
-        key = json.dumps(_settings(run), sort_keys=True, default=str)
+        key = json.dumps(settings(run), sort_keys=True, default=str)
         cells.setdefault((run.recipe, run.layers, run.method, key), []).append(run)
     groups = []
     for (recipe, layers, method, _), members in cells.items():
         every = [c[0] for (r, *_), c in cells.items() if r == recipe]
         same = [run for run in every if (run.layers, run.method) == (layers, method)]
-        own = _settings(members[0])
-        parts = [method, *(describe(k, own.get(k)) for k in _differing(same))]
+        own, idle = settings(members[0]), unused(members[0])
+        parts = [method]
+        parts += [describe(k, own.get(k)) for k in _telling(differing(same), same) if k not in idle]
         groups.append(
             Group(
                 recipe=recipe,
                 layers=layers,
                 method=method,
-                settings={k: own.get(k) for k in _differing(every)},
+                settings={k: own.get(k) for k in differing(every) if k not in idle},
                 label=", ".join(parts),
                 runs=tuple(sorted(members, key=lambda run: run.seed)),
             )
@@ -83,27 +73,19 @@ def group(runs: Iterable[Run]) -> list[Group]:
     return sorted(groups, key=lambda g: (recipes.index(g.recipe), *_place(g)))
 
 
-def describe(name: str, value: Any) -> str:
-    """A setting as a reader would say it."""
-    words = name.strip("_").replace("_", " ")
-    if value is None:
-        return f"{words} default"
-    if isinstance(value, list):
-        value = "×".join(map(str, value)) or "none"
-    return f"{words} {value}"
+def _telling(names: Sequence[str], cells: Sequence[Run]) -> list[str]:
+    """Names enough to tell the cells apart: a table says the rest, and iterations in any case."""
+    own = [settings(run) for run in cells]
+    needed = list(names)
+    last_first = list(reversed(names))
+    for name in sorted(last_first, key=lambda name: name != "iterations"):
+        others = [other for other in needed if other != name]
+        told = {json.dumps([values.get(k) for k in others], default=str) for values in own}
+        if len(told) == len(cells):
+            needed = others
+    return needed
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    return {k: v for k, v in run.config.items() if k not in _NAMED | _WITHOUT_INFLUENCE}
-
-
-def _differing(runs: Sequence[Run]) -> list[str]:
-    names = dict.fromkeys(name for run in runs for name in _settings(run))
-    return [
-        name for name in names if any(r.config.get(name) != runs[0].config.get(name) for r in runs)
-    ]
-
-
-def _place(group: Group) -> tuple[int, int, str]:
+def _place(group: Group) -> tuple[int, int, int, str]:
     order = _ORDER.index(group.method) if group.method in _ORDER else len(_ORDER)
-    return group.layers or 0, order, group.label
+    return group.layers or 0, order, group.runs[0].config.get("unroll", 0), group.label

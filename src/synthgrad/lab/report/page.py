@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from synthgrad import saved
 from synthgrad.lab.report.errors import ReportError
-from synthgrad.lab.report.groups import METHODS, group
+from synthgrad.lab.report.groups import group
+from synthgrad.lab.report.methods import meanings
 from synthgrad.lab.report.panels import Panel, panels
 from synthgrad.lab.report.results import Table, result, table
 from synthgrad.lab.report.rounding import number
@@ -19,10 +20,18 @@ from synthgrad.lab.report.runs import Run, read_run
 
 @dataclass(frozen=True)
 class Section:
-    """Everything about one recipe."""
+    """Everything about one recipe.
+
+    Attributes:
+        recipe: its name.
+        table: its results.
+        methods: what methods mean here, unless an earlier section says just that.
+        panels: its charts.
+    """
 
     recipe: str
     table: Table
+    methods: Mapping[str, str]
     panels: tuple[Panel, ...]
 
 
@@ -67,7 +76,6 @@ def write_report(
         date=(date or datetime.date.today()).isoformat(),
         sections=_sections(runs),
         runs=sorted(runs, key=lambda run: (run.recipe, run.layers or 0, run.method, run.seed)),
-        methods={name: METHODS[name] for name in METHODS if name in {r.method for r in runs}},
         facts=_facts(runs),
     )
     path = out / "report.html" if out.is_dir() else out
@@ -79,11 +87,13 @@ def write_report(
 
 
 def _sections(runs: Sequence[Run]) -> list[Section]:
-    return [
-        Section(recipe, table(same), tuple(panels(same, f"s{number}")))
-        for number, (recipe, members) in enumerate(groupby(group(runs), key=lambda g: g.recipe))
-        if (same := list(members))
-    ]
+    sections: list[Section] = []
+    for place, (recipe, members) in enumerate(groupby(group(runs), key=lambda g: g.recipe)):
+        same = list(members)
+        said = [item for section in sections for item in section.methods.items()]
+        new = {k: v for k, v in meanings(same).items() if (k, v) not in said}
+        sections.append(Section(recipe, table(same), new, tuple(panels(same, f"s{place}"))))
+    return sections
 
 
 def _facts(runs: Sequence[Run]) -> dict[str, str]:

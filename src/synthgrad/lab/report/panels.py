@@ -9,9 +9,10 @@ from itertools import count, groupby
 from synthgrad.lab.report import chance
 from synthgrad.lab.report.chance import families
 from synthgrad.lab.report.charts import MAX_LEGEND, Axis, Chart, Line, Look, chart
-from synthgrad.lab.report.curves import across
+from synthgrad.lab.report.curves import Curve, across
 from synthgrad.lab.report.groups import Group
 
+_BITS = "bits per character"
 CURVES = (
     Axis("test_error", "Test error", "test error, %"),
     Axis("test_error_a", "Test error of network A (odd digits)", "test error, %", over="ticks"),
@@ -19,10 +20,17 @@ CURVES = (
     Axis("validation_error", "Validation error", "validation error, %"),
     Axis("train_error", "Training error", "training error, %"),
     Axis("train_loss", "Training loss", "training loss"),
-    Axis("solved_length", "Longest length solved", "T_task", over="samples"),
-    Axis("train_bits", "Training error", "bits per character"),
-    Axis("validation_bpc", "Validation error", "bits per character"),
-    Axis("explained/boundary", "Explained variance of the synthetic gradient", "explained", 0.0),
+    Axis("solved_length", "Longest length solved", "T_task", None, (0, 1), "samples", stepped=True),
+    Axis("train_bits", "Training error", _BITS, over="samples", from_zero=False),
+    Axis("validation_bpc", "Validation error", _BITS, over="samples", from_zero=False),
+    Axis("test_bpc", "Test error of the best model so far", _BITS, over="samples", from_zero=False),
+    Axis(
+        "explained/boundary",
+        "Explained variance of the synthetic gradient",
+        "explained",
+        0.0,
+        over="samples",
+    ),
 )
 DISTANCES = (
     Axis("cosine", "Cosine with the true gradient", "cosine", 0.0, limits=(0, 1)),
@@ -52,7 +60,6 @@ class Panel:
     Attributes:
         title: what they are about.
         charts: in the order of the page.
-        unfinished: whether a line stands for runs that are not done.
     """
 
     title: str
@@ -106,10 +113,14 @@ def _curves(
         lines = [
             Line(_label(group), curve, look)
             for group, look in zip(groups, looks, strict=True)
-            if (curve := across(group.shown, axis.metric, axis.over)) is not None
+            if (curve := _curve(group, axis)) is not None
         ]
         if lines:
             yield chart(axis, lines, about, f"{prefix}-{next(numbers)}")
+
+
+def _curve(group: Group, axis: Axis) -> Curve | None:
+    return across(group.shown, axis.metric, axis.over, stepped=axis.stepped)
 
 
 def _looks(groups: Sequence[Group]) -> list[Look]:

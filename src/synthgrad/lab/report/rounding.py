@@ -6,7 +6,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
-COUNTS = ("solved_length", "samples")
+COUNTS = ("solved_length", "samples", "data_to_bpc")
+BITS = ("train_bits", "validation_bpc", "best_validation_bpc", "test_bpc")
 PERCENTAGES = (
     "test_error",
     "test_error_a",
@@ -19,7 +20,7 @@ PERCENTAGES = (
 
 
 def number(metric: str, value: float) -> str:
-    """One value of a metric: error rates in percent to the hundredth, else three digits."""
+    """One value of a metric: percentages to the hundredth, bits to the thousandth, or 3 digits."""
     return _fixed(value, _decimals(metric, value))
 
 
@@ -53,6 +54,8 @@ def seconds(numbers: Sequence[float]) -> str:
 def _decimals(metric: str, value: float) -> int | None:
     if metric in PERCENTAGES:
         return 2
+    if metric in BITS and math.isfinite(value):
+        return 3
     if metric in COUNTS:
         return 0 if float(value).is_integer() else 1
     if value == 0 or not math.isfinite(value):

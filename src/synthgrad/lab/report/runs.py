@@ -25,12 +25,17 @@ class Summary:
         seconds: how long they took.
         metrics: final numbers by name; error rates in percent.
         versions: what made the numbers, by name.
+        updates: how often each layer or network was updated, where that is counted.
+        levels: of a task that grows longer as it is solved, the lengths solved, by the samples
+            read until then; None where there are no levels.
     """
 
     iterations: int
     seconds: float
     metrics: Mapping[str, float]
     versions: Mapping[str, str]
+    updates: Mapping[str, int]
+    levels: Series | None
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,17 @@ class _ConfigFile(BaseModel):
     layers: int | None = None
 
 
+class _Final(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    updates: dict[str, int] = {}
+    levels: list[tuple[int, float]] | None = None
+
+
 class _SummaryFile(BaseModel):
     iterations: int
     seconds: float
-    metrics: dict[str, Any]
+    metrics: _Final
     versions: dict[str, Any] = {}
 
 
@@ -93,11 +105,14 @@ def read_run(folder: Path) -> Run:
     summary = None
     if (folder / "summary.json").exists():
         found = _read(folder / "summary.json", _SummaryFile)
+        final = found.metrics
         summary = Summary(
             iterations=found.iterations,
             seconds=found.seconds,
-            metrics={k: float(v) for k, v in found.metrics.items() if _is_number(v)},
+            metrics={k: float(v) for k, v in (final.model_extra or {}).items() if _is_number(v)},
             versions={k: str(v) for k, v in found.versions.items()},
+            updates=final.updates,
+            levels=None if final.levels is None else dict(final.levels),
         )
     return Run(
         path=folder,
