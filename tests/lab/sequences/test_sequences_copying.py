@@ -1,7 +1,5 @@
 """Training on Copy and Repeat Copy: it learns, and it resumes to the last bit."""
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -174,14 +172,14 @@ def test_bptt_over_five_steps_learns_to_copy():
 
 
 def test_the_last_steps_are_judged_too():
-    values: dict[str, Any] = {"threshold": 4.0, "level_every": 50, "iterations": 20}
+    values = {"threshold": 4.0, "level_every": 50, "iterations": 20}
     trainer = _advance(_trainer(**values), 19)
     assert trainer.evaluate()["solved_length"] == 0
     assert _advance(trainer, 1).evaluate()["solved_length"] == 4
     again = _trainer(**values)
     again.load_state_dict(trainer.state_dict())
     assert again.summary() == trainer.summary()
-    hardly = _advance(_trainer(**values | {"iterations": 1}), 1)  # less than an episode of each row
+    hardly = _advance(_trainer(threshold=4.0, iterations=1), 1)  # less than an episode of each row
     assert hardly.curriculum.solved_length == 0
 
 
