@@ -123,7 +123,7 @@ class Pipeline:
     def log(self, index):
         return (self.folder / f"stage-{index}" / "log.txt").read_text()
 
-    def until(self, index, ready, seconds=20):
+    def until(self, index, ready, seconds: float = 20):
         """Waits until a stage's status is as wanted; returns it."""
         end = time.monotonic() + seconds
         while not ready(status := self.status(index)):
