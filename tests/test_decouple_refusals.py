@@ -87,7 +87,9 @@ def test_a_message_that_does_not_suit_is_named_and_the_model_stays_as_it_was(
 
 
 def test_without_an_example_a_tuple_is_refused_when_it_comes():
-    model = sg.decouple(nn.Sequential(nn.Embedding(3, 4), nn.LSTM(4, 5)), "1", "linear")
+    model = sg.decouple(
+        nn.Sequential(nn.Embedding(3, 4), nn.LSTM(4, 5)), "1", "linear", batch_dim=1
+    )
     with pytest.raises(ShapeError, match=r"interface '1': .*one floating-point tensor.*got tuple"):
         model(torch.zeros(2, 3, dtype=torch.long))
 

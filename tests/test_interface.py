@@ -43,13 +43,16 @@ def test_lambda_may_be_a_function_of_the_step():
         synthetic = interface.feedback(h.detach()) / 4
         interface(h).sum().backward()
         assert_close(h.grad, lambda_ * torch.ones_like(h) + (1 - lambda_) * synthetic)
+        torch.optim.SGD(interface.parameters()).step()
     assert interface.step == 3
 
 
 def test_the_step_survives_a_checkpoint():
     first, second = (_interface(lambda step: 1 / (1 + step)) for _ in range(2))
+    optimizer = torch.optim.SGD(first.parameters())
     for _ in range(3):
         first(_h()).sum().backward()
+        optimizer.step()
     second.load_state_dict(first.state_dict())
     assert second.step == 3
     assert second.current_lambda() == 1 / 4
@@ -77,11 +80,10 @@ def test_one_interface_used_twice_is_fitted_to_both_errors():
     alone = copy.deepcopy(shared)
     h, k = _h(), _h()
     (shared(h).sum() + 2 * shared(k).sum()).backward()
-    found, steps = gradients(shared), shared.step
+    found = gradients(shared)
     for message, scale in ((h, 1), (k, 2)):
         (scale * alone(message.detach().requires_grad_()).sum()).backward()
     assert_close(found, gradients(alone))
-    assert steps == 2
     assert_close(h.grad, shared.feedback(h.detach()) / 4)
     assert_close(k.grad, shared.feedback(k.detach()) / 4)
 
@@ -99,7 +101,6 @@ def test_receivers_add_up_before_the_error_is_mixed_and_fitted():
     ((received * weight).sum() + received.square().sum()).backward()
     assert_close(g, k.grad)
     assert_close(gradients(several), gradients(one))
-    assert several.step == 1
 
 
 def test_several_in_one_graph_do_not_disturb_each_other():

@@ -113,7 +113,6 @@ def test_it_leaves_no_trace(training, grad):
     assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is not None and torch.equal(p.grad, g) for p, g in grads.items())
-    assert [i.step for i in interfaces(model)] == [1, 1, 1]
     assert model.training == training
     torch.optim.SGD(model.parameters()).step()  # nor does the audit wait for the probe's messages
 

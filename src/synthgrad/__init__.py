@@ -5,8 +5,10 @@ from synthgrad.context import context
 from synthgrad.decouple import decouple, recouple
 from synthgrad.interface import Interface
 from synthgrad.multirate import MultiRate, Node, Ticked
+from synthgrad.parameters import feedback_parameters, network_parameters
 from synthgrad.probe import Distance, probe
 from synthgrad.recurrent import RecurrentInterface
+from synthgrad.scaled import loss
 from synthgrad.schedule import FullyUnlocked, Sporadic, Unlocked
 from synthgrad.values import losses
 
@@ -26,9 +28,12 @@ __all__ = [
     "decouple",
     "errors",
     "feedback",
+    "feedback_parameters",
     "functional",
     "inputs",
+    "loss",
     "losses",
+    "network_parameters",
     "probe",
     "recouple",
     "schedule",

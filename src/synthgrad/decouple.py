@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import gc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from synthgrad.errors import ArgumentError, ContextError, ShapeError, SynthgradError
+from synthgrad.errors import (
+    ArgumentError,
+    ContextError,
+    LockingError,
+    ShapeError,
+    SynthgradError,
+)
 from synthgrad.feedback import MLP, Conv, Feedback, Linear, Regression
 from synthgrad.interface import Interface
 from synthgrad.preserve import preserved
@@ -29,6 +37,8 @@ def decouple(
     lambda_: float | Callable[[int], float] = 0.0,
     example_inputs: Any = None,
     reduction: str = "mean",
+    batch_dim: int | None = None,
+    check_finite: bool | Literal["later"] = True,
     inputs: InputFactory | None = None,
 ) -> nn.Module:
     """Puts an interface behind each of the named submodules, in place.
@@ -51,6 +61,9 @@ def decouple(
             arguments. One forward pass with them, which leaves no trace, tells the messages'
             sizes. Without them, sizes are read off the layers themselves where those tell.
         reduction: as for :class:`synthgrad.Interface`.
+        batch_dim: as for :class:`synthgrad.Interface`: 1 for "time batch features". It has to be
+            said where a named submodule holds one with ``batch_first=False``; else it is 0.
+        check_finite: as for :class:`synthgrad.Interface`.
         inputs: a function of the network's input (``example_inputs``, one tensor) and a message
             that returns a model of the one by the other, such as a
             :class:`synthgrad.inputs.SyntheticInput`, for :class:`synthgrad.FullyUnlocked`.
@@ -61,7 +74,8 @@ def decouple(
     Raises:
         ArgumentError: a name does not exist, is cut already, or cannot be cut; or the feedback is
             unknown; or a size can only be found by a forward pass and there are no
-            ``example_inputs``.
+            ``example_inputs``; or ``batch_dim`` is wanted.
+        LockingError: the model is wrapped for data-parallel training already.
         ShapeError: a submodule returns no tensor, or a message does not suit the feedback.
     """
     names = [at] if isinstance(at, str) else list(at)
@@ -72,7 +86,15 @@ def decouple(
         twin = next(other for other, module in senders.items() if module is sender)
         if twin != name:
             raise ArgumentError(f"submodules {twin!r} and {name!r} are the same module")
+    _refuse_wrapped(model)
+    _check_batch_dim(senders, batch_dim)
     make = _factory(feedback, context)
+    settings = {
+        "lambda_": lambda_,
+        "reduction": reduction,
+        "batch_dim": batch_dim or 0,
+        "check_finite": check_finite,
+    }
     if example_inputs is None:
         if not isinstance(feedback, str):
             raise ArgumentError("a feedback function needs example_inputs to be given a message")
@@ -81,7 +103,10 @@ def decouple(
         messages = _messages(model, senders, example_inputs)
     made: dict[str, Interface] = {}
     for name, message in messages.items():
-        made[name] = _interface(name, message, make, lambda_, reduction)
+        if isinstance(feedback, str) and example_inputs is not None:
+            message = _batch_first(name, message, batch_dim or 0)
+        made[name] = _interface(name, message, make, settings)
+        made[name].cut_behind(senders[name])
         if inputs is not None:
             made[name].inputs = _input(name, example_inputs, message, inputs)
     # Only now, when nothing can fail any more, is the model changed.
@@ -169,14 +194,59 @@ def _factory(feedback: str | FeedbackFactory, context: int) -> FeedbackFactory:
     return make
 
 
+def _refuse_wrapped(model: nn.Module) -> None:
+    """Refuses models whose data-parallel wrapper would not know of the feedback models.
+
+    Their gradients would not be reduced, and ranks would drift apart.
+    """
+    kinds: tuple[type, ...] = (DistributedDataParallel,)
+    if distributed.is_available():
+        from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+        kinds += (FSDPModule, FullyShardedDataParallel)
+    found = next((m for m in model.modules() if isinstance(m, kinds)), None)
+    if found is None and distributed.is_available() and distributed.is_initialized():
+        # What is inside a wrapper does not know of it; and this happens once, before training.
+        wrappers = (m for m in gc.get_objects() if issubclass(type(m), kinds))
+        inside = set(model.modules())
+        found = next((m for m in wrappers if inside & set(m.modules())), None)
+    if found is not None:
+        raise LockingError(
+            f"{type(model).__name__} is wrapped by {type(found).__name__} already, which would not "
+            "reduce the gradients of feedback models that come after it, so ranks would drift "
+            "apart; expected decouple() first, on the model of each rank, and then the wrapper"
+        )
+
+
+def _check_batch_dim(senders: Mapping[str, nn.Module], batch_dim: int | None) -> None:
+    if batch_dim is not None:
+        return
+    for name, sender in senders.items():
+        if any(getattr(module, "batch_first", None) is False for module in sender.modules()):
+            raise ArgumentError(
+                f"interface {name!r}: its submodule holds one with batch_first=False, so the batch "
+                "may be the second axis of its message; expected batch_dim=1 for messages (time, "
+                "batch, features), or batch_dim=0 for (batch, ...)"
+            )
+
+
+def _batch_first(name: str, message: Tensor, batch_dim: int) -> Tensor:
+    if not -message.ndim <= batch_dim < message.ndim:
+        raise ShapeError(
+            f"interface {name!r}: batch_dim={batch_dim} is no axis of its message of shape "
+            f"{tuple(message.shape)}"
+        )
+    return message.movedim(batch_dim, 0)
+
+
 def _interface(
-    name: str, message: Tensor, make: FeedbackFactory, lambda_: Any, reduction: str
+    name: str, message: Tensor, make: FeedbackFactory, settings: dict[str, Any]
 ) -> Interface:
     try:
         feedback = make(message)
         if isinstance(feedback, nn.Module):
             feedback = feedback.to(message.device, message.dtype)
-        return Interface(feedback, lambda_, name=name, reduction=reduction)
+        return Interface(feedback, name=name, **settings)
     except SynthgradError as error:
         raise type(error)(f"interface {name!r}: {error}") from error
 

@@ -176,5 +176,14 @@ class _Redirect(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, delta: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         # Without anything saved, several backward passes may come through, as for any such node.
-        error, *rest = ctx.respond(delta, *(ctx.saved_tensors if ctx.saves else ()))
+        saved: Sequence[Tensor] = ()
+        if ctx.saves:
+            try:
+                saved = ctx.saved_tensors
+            except RuntimeError as problem:  # freed by a first pass, or changed in place
+                explain = getattr(ctx.respond, "explain", None)
+                if explain is None:
+                    raise
+                raise explain(problem) from problem
+        error, *rest = ctx.respond(delta, *saved)
         return (error, None, None, *rest)

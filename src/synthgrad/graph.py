@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -30,3 +31,10 @@ def nodes_below(tensor: Tensor, stop: Callable[[Any], bool] = lambda _: False) -
 def leaf_of(node: Any) -> Tensor | None:
     """The leaf tensor that an accumulation node belongs to, or None for any other node."""
     return getattr(node, "variable", None)
+
+
+def current_walk() -> int | None:
+    """The backward pass that this is called from, None outside of any."""
+    # As torch.utils.checkpoint itself tells them apart; there is no public way.
+    number = torch._C._current_graph_task_id()
+    return None if number < 0 else number

@@ -16,6 +16,7 @@ from synthgrad.call import Call
 from synthgrad.context import current_context
 from synthgrad.errors import (
     ArgumentError,
+    ContextError,
     LockingError,
     NonFiniteError,
     ShapeError,
@@ -24,6 +25,7 @@ from synthgrad.errors import (
 from synthgrad.feedback import Feedback, Regression
 from synthgrad.finite import Magnitude, capturing
 from synthgrad.functional import check_lambda
+from synthgrad.graph import current_walk
 from synthgrad.values import link
 
 Route = Callable[["Interface", Tensor, Any], Tensor]
@@ -55,10 +57,13 @@ class Interface(nn.Module):
     Args:
         feedback: predicts the per-example error.
         lambda_: the weight of the real error, a number in [0, 1] or a function of the step that
-            returns one. A step is one error that came back. At 1 the network gets
-            plain backpropagation while M is fitted already: a warm-up.
+            returns one. A step is one of the optimiser that has M's parameters (of any, where M has
+            none) after errors came back, be it one or those of several accumulated batches. At 1
+            the network gets plain backpropagation while M is fitted already: a warm-up.
         reduction: how the loss joins a batch. "mean": the per-example error is ``batch`` times
             what autograd carries; "sum": they are the same.
+        batch_dim: which axis of the message is the batch: 1 for "time batch features". Feedback
+            models see messages with the batch first, whatever it is.
         name: how errors call this interface; :func:`synthgrad.decouple` gives the submodule's.
         check_finite: whether each arriving error is checked for NaN and infinity. True: at once,
             for which a GPU has to be waited for. "later": noted on the device, where the error
@@ -77,6 +82,7 @@ class Interface(nn.Module):
         lambda_: float | Callable[[int], float] = 0.0,
         *,
         reduction: str = "mean",
+        batch_dim: int = 0,
         name: str | None = None,
         check_finite: bool | Literal["later"] = True,
         inputs: Regression | None = None,
@@ -88,6 +94,8 @@ class Interface(nn.Module):
             )
         if reduction not in ("mean", "sum"):
             raise ArgumentError(f'reduction must be "mean" or "sum", got {reduction!r}')
+        if not isinstance(batch_dim, int) or isinstance(batch_dim, bool):
+            raise ArgumentError(f"batch_dim must be an axis of the message, got {batch_dim!r}")
         if check_finite not in (True, False, "later"):
             raise ArgumentError(f'check_finite must be a bool or "later", got {check_finite!r}')
         if isinstance(lambda_, int | float):
@@ -105,20 +113,22 @@ class Interface(nn.Module):
         self.inputs = inputs
         self.lambda_ = lambda_
         self.reduction = reduction
+        self.batch_dim = batch_dim
         self.name = name
         self.check_finite = check_finite
         self.step = 0
         self._noted = Magnitude()
-        audit.watch_optimizers()
+        self._behind: tuple[nn.Module, ...] = ()  # in a tuple: the sender is no part of this module
+        self.record = audit.watch(self)
 
     def forward(self, h: Tensor, context: Any = None) -> Tensor:
         """Returns the message; its error is decided in the backward pass.
 
         Args:
             h: the message: "batch features", "batch time features" or
-                "batch channels height width".
+                "batch channels height width"; with ``batch_dim=1`` "time batch features".
             context: what a conditional feedback model sees besides; by default that of
-                :func:`synthgrad.context`.
+                :func:`synthgrad.context`. Labels of every position have the message's own axes.
 
         Returns:
             A tensor equal to ``h``.
@@ -127,14 +137,23 @@ class Interface(nn.Module):
             ShapeError: the feedback model was built for other messages.
             ContextError: the context is missing or does not fit the message.
             NonFiniteError: in the backward pass, where the arriving error holds NaN or infinity.
+            LockingError: in the backward pass: a second one comes through the same message at
+                λ < 1, or the receiver has worked on the message in place.
         """
         self._check_message(h)
-        if context is None:
-            context = current_context()
+        if context is None and (context := current_context()) is None:
+            context = self._context_under_way()
+        learns = torch.is_grad_enabled()
+        record = self.record
+        if self.training:
+            record.bypassed = False
+            if learns:
+                audit.note_run(record, h)
         route = _route.get()
         if route is not None:
             return route(self, h, context)
-        if not (self.training and torch.is_grad_enabled()):
+        if not (self.training and learns):
+            record.bypassed = learns and h.requires_grad
             return h
         call = self.call(h, context)
         link(h, call.values)
@@ -142,12 +161,19 @@ class Interface(nn.Module):
             call.expectation = audit.expect(self)
         return call.pass_on(h)
 
-    def send(self, h: Tensor, context: Any = None) -> tuple[Tensor, Call]:
+    def send(self, h: Tensor, context: Any = None, *, late: bool = True) -> tuple[Tensor, Call]:
         """Unlocked use: the sender gets its error now, the feedback model its target later.
 
         Runs the sender's backward pass with ``δ̂ = M(h, c)``, which frees its graph, and returns
         the message, cut off from the sender. When the receiver's backward pass reaches it, or
-        ``message.backward(delta)`` is called, the feedback model is fitted, as in inline use.
+        ``message.backward(delta)`` is called, the feedback model is fitted, as in inline use; a
+        model that has been updated in the meantime predicts anew.
+
+        Args:
+            h: the message.
+            context: as for :meth:`forward`.
+            late: False where the error always comes before the feedback model is updated, which is
+                a little quicker.
 
         Returns:
             The message, and the call that answers its error.
@@ -155,16 +181,23 @@ class Interface(nn.Module):
         Raises:
             LockingError: ``lambda_`` is not 0: any part of the real error would have to be waited
                 for.
+            NonFiniteError: the synthetic error holds NaN or infinity; the sender has not got it.
             ShapeError, ContextError: as for :meth:`forward`.
         """
         self._check_message(h)
-        call = self.unlocked_call(h, context)
+        call = self.unlocked_call(h, context, late=late)
+        self.check_synthetic(h, call.synthetic)
         if h.requires_grad:
             h.backward(call.synthetic)
         return self.hand_over(h, call), call
 
-    def unlocked_call(self, h: Tensor, context: Any) -> Call:
+    def unlocked_call(self, h: Tensor, context: Any, *, late: bool = False) -> Call:
         """Predicts the error of ``h`` for a sender that does not wait for the real one.
+
+        Args:
+            h: the message.
+            context: what the feedback model sees besides.
+            late: as for :meth:`send`.
 
         Raises:
             LockingError, ShapeError, ContextError: as for :meth:`send`.
@@ -175,7 +208,8 @@ class Interface(nn.Module):
                 f"{self.label}: lambda_ is {lambda_} at step {self.step}, so its sender has to "
                 "wait for the real error and cannot be unlocked; expected lambda_=0"
             )
-        call = self.call(h, context)
+        audit.note_run(self.record, h)
+        call = self.call(h, context, late=late)
         link(h, call.values)
         return call
 
@@ -183,14 +217,15 @@ class Interface(nn.Module):
     def hand_over(h: Tensor, call: Call) -> Tensor:
         """The message for the receiver, cut off from its sender; ``call`` answers its error."""
         message = h.detach()
+        call.unlocked = True
         if not call.learns:  # nothing else would make the error come back, and models may remember
             message.requires_grad_()
         return call.pass_on(message)
 
-    def call(self, h: Tensor, context: Any) -> Call:
+    def call(self, h: Tensor, context: Any, *, late: bool = False) -> Call:
         """Predicts the error of ``h``; the result answers the real one when it arrives."""
         try:
-            return Call(self, h, context)
+            return Call(self, h, context, late=late)
         except SynthgradError as error:
             raise self.named(error) from error
 
@@ -240,6 +275,23 @@ class Interface(nn.Module):
                 f"finite ones. Nothing was fitted to it."
             )
 
+    def check_synthetic(self, h: Tensor, synthetic: Tensor) -> None:
+        """Refuses a synthetic error that no sender should be updated with.
+
+        Raises:
+            NonFiniteError: it holds NaN or infinity, as it does where the message does.
+        """
+        if self.check_finite is not True or capturing(synthetic):
+            return
+        if not math.isfinite(synthetic.sum().item()) and (
+            bad := int((~synthetic.isfinite()).sum())
+        ):
+            raise NonFiniteError(
+                f"{self.label}: the synthetic error of a message of shape {tuple(h.shape)} has "
+                f"{bad} non-finite values (NaN or infinity), and the message itself "
+                f"{int((~h.isfinite()).sum())}; expected finite ones. Its sender was not updated."
+            )
+
     def check_noted(self) -> None:
         """Refuses what was noted since the last call (``check_finite``), and waits for the device.
 
@@ -253,18 +305,71 @@ class Interface(nn.Module):
                 "are noted on the device and reported afterwards."
             )
 
-    def get_extra_state(self) -> dict[str, int]:
-        """The step, which a function of the step needs to go on after a restart."""
-        return {"step": self.step}
+    def rows(self, tensor: Tensor) -> Tensor:
+        """What has the message's axes, with the batch first."""
+        return tensor.movedim(self.batch_dim, 0) if self.batch_dim else tensor
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Restores the step."""
-        self.step = int(state["step"])
+    def unrows(self, tensor: Tensor) -> Tensor:
+        """The inverse of :meth:`rows`."""
+        return tensor.movedim(0, self.batch_dim) if self.batch_dim else tensor
+
+    def arrange_context(self, context: Any) -> Any:
+        """The context beside a message with the batch first.
+
+        One row for each example is so already; what has the message's axes (labels of two or more,
+        rows of three or more) is moved like it.
+        """
+        if not self.batch_dim or not isinstance(context, Tensor):
+            return context
+        is_labels = not (context.is_floating_point() or context.dtype == torch.bool)
+        return self.rows(context) if context.ndim >= (2 if is_labels else 3) else context
+
+    def count_step(self) -> None:
+        """An optimiser of the feedback model steps, after errors have come back."""
+        self.step += 1
+
+    def cut_behind(self, sender: nn.Module) -> None:
+        """Says which module's output this cuts."""
+        self._behind = (sender,)
+
+    def sender(self) -> nn.Module | None:
+        """The module whose output this cuts, where :func:`synthgrad.decouple` put it there."""
+        return self._behind[0] if self._behind else None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a copy, or in another process, optimisers look at it as well."""
+        super().__setstate__({"batch_dim": 0, "_behind": ()} | state)
+        self.record = audit.watch(self)
+
+    def get_extra_state(self) -> Tensor:
+        """The step, which a function of the step needs to go on after a restart."""
+        return torch.tensor(self.step)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Restores the step; version 0.1 kept it as ``{"step": 3}``."""
+        self.step = round(float(state["step"] if isinstance(state, dict) else state))
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
         name = "" if self.name is None else f"{self.name!r}, "
         return f"{name}lambda_={self.lambda_}, reduction={self.reduction!r}"
+
+    def _context_under_way(self) -> Any:
+        """Where a checkpoint runs this again in a backward pass: the context of its first run.
+
+        Raises:
+            ContextError: several messages are under way, with different contexts.
+        """
+        if not self.record.waiting or current_walk() is None:
+            return None
+        given = {id(call.given): call.given for call in self.record.waiting if not call.served}
+        if len(given) > 1:
+            raise ContextError(
+                f"{self.label}: it runs again inside a backward pass (torch.utils.checkpoint), and "
+                f"{len(given)} of its messages are under way with different contexts; expected "
+                "the context as an argument: interface(h, context)"
+            )
+        return next(iter(given.values()), None)
 
     def _check_message(self, h: Any) -> None:
         if not isinstance(h, Tensor) or not h.is_floating_point() or h.ndim < 2:
@@ -275,6 +380,11 @@ class Interface(nn.Module):
             )
             raise ShapeError(
                 f"{self.label}: a message is one floating-point tensor (batch, ...), got {came}"
+            )
+        if self.batch_dim and not -h.ndim <= self.batch_dim < h.ndim:
+            raise ShapeError(
+                f"{self.label}: batch_dim={self.batch_dim} is no axis of a message of shape "
+                f"{tuple(h.shape)}"
             )
 
     def named(self, error: SynthgradError) -> SynthgradError:

@@ -93,15 +93,30 @@ def test_gradients_add_up_over_backward_passes(kind):
 
 
 @every
-def test_a_graph_may_be_walked_twice(kind):
+def test_a_graph_is_not_walked_twice_where_synthetic_errors_stand_for_the_whole(kind):
     model, (x, loss_fn, y) = _model(kind), _batch()
-    backward(model, x, loss_fn, y)
-    once = gradients(model)
-    model.zero_grad()
     loss = _loss(model, x, loss_fn, y)
     loss.backward(retain_graph=True)
-    loss.backward()
-    assert_close(gradients(model), {name: 2 * g for name, g in once.items()})
+    with pytest.raises(LockingError, match=r"interface '\d': a second backward pass"):
+        loss.backward()
+
+
+def test_with_the_real_error_alone_the_errors_of_two_passes_add_up():
+    model, (x, loss_fn, y) = _model("linear", lambda_=1.0), _batch()
+
+    def losses():
+        with sg.context(y):
+            output = model(x)
+        return loss_fn(output).mean(), output.square().sum()
+
+    first, second = losses()
+    (first + second).backward()
+    expected = gradients(model)
+    model.zero_grad()
+    first, second = losses()
+    first.backward(retain_graph=True)
+    second.backward()
+    assert_close(gradients(model), expected)
 
 
 @every

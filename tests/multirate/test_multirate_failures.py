@@ -82,7 +82,7 @@ def test_what_was_open_is_dropped_and_states_are_kept():
     _fail(graph, "b", batch())
     assert graph.at_rest
     assert graph._edges["a", "b"].held is held
-    kept = graph.state_dict()["_extra_state"]["states"]["a"]
+    kept = graph.carried_state()["states"]["a"]
     assert torch.equal(kept, state)
     assert not kept.requires_grad
     for _ in range(7):

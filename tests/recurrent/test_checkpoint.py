@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 import synthgrad as sg
 from synthgrad.feedback import MLP, Linear, Stale
+from synthgrad.packed import unpacked
 from synthgrad.recurrent.nest import floating, with_floating
 from tests.recurrent.cores import CORES, UNITS, Core, awake, stream, unroll
 
@@ -88,7 +89,7 @@ def test_loading_replaces_what_was_pending():
     saved = copy.deepcopy(fresh.it.state_dict())
     run.chunk(0)
     run.it.load_state_dict(saved)
-    assert run.it.get_extra_state()["pending"] is None
+    assert run.it.carried_state()["pending"] is None
 
 
 def test_loading_gives_up_an_open_chunk():
@@ -105,13 +106,13 @@ def test_what_was_pending_goes_where_the_model_is():
     it.end(it.begin(torch.zeros(4, UNITS)), torch.zeros(4, UNITS))
     other = sg.RecurrentInterface(Stale(0.5)).to("meta")
     other.set_extra_state(it.get_extra_state())
-    assert other.get_extra_state()["pending"]["messages"].is_meta
+    assert other.carried_state()["pending"]["messages"].is_meta
 
 
 def test_a_saved_state_does_not_change_as_the_run_goes_on():
     run = _Run("LSTM", 0)
     run.chunk(0)
-    saved = run.it.state_dict()["_extra_state"]["pending"]["messages"]
+    saved = unpacked(run.it.state_dict()["_extra_state"])["pending"]["messages"]
     before = saved.clone()
     run.chunk(1)
     assert torch.equal(saved, before)
@@ -119,9 +120,9 @@ def test_a_saved_state_does_not_change_as_the_run_goes_on():
     kept = run.it.state_dict()
     run.chunk(2)
     run.it.load_state_dict(kept)
-    loaded = kept["_extra_state"]["pending"]["messages"].clone()
+    loaded = kept["_extra_state"].clone()
     run.chunk(3)
-    assert torch.equal(kept["_extra_state"]["pending"]["messages"], loaded)
+    assert torch.equal(kept["_extra_state"], loaded)
 
 
 def test_a_copy_between_chunks_goes_on_by_itself():
@@ -139,7 +140,7 @@ def test_what_is_pending_is_cast_with_the_parameters():
     run = _Run("LSTM", 0)
     run.chunk(0)
     run.it.float()
-    pending = run.it.get_extra_state()["pending"]
+    pending = run.it.carried_state()["pending"]
     assert pending["messages"].dtype == torch.float32
     assert pending["context"].dtype == torch.int64
     assert {t.dtype for t in floating(pending["inputs"])} == {torch.float32}

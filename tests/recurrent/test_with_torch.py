@@ -200,7 +200,7 @@ def test_evaluation_leaves_what_is_pending_alone(how):
     it = bridge(core)
     _, state, messages, _ = unroll(core, *stream(2, 4), it.begin(core.initial(4)))
     it.end(state, messages[-1])
-    before = it.get_extra_state()["pending"]["messages"]
+    before = it.carried_state()["pending"]["messages"]
     it.train(how != "eval")
     with torch.set_grad_enabled(how != "no_grad"):
         other = it.begin(core.initial(7))
@@ -209,7 +209,7 @@ def test_evaluation_leaves_what_is_pending_alone(how):
         assert it.between(other, messages[-1], 0.5) is other
         assert torch.equal(it.end(other, messages[-1]), torch.zeros(()).double())
     it.train()
-    assert torch.equal(it.get_extra_state()["pending"]["messages"], before)
+    assert torch.equal(it.carried_state()["pending"]["messages"], before)
     it.begin(state)
 
 

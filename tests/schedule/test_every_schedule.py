@@ -107,6 +107,7 @@ def test_the_context_around_a_step_is_that_of_the_step(schedule):
 
 
 @every
+@pytest.mark.filterwarnings("ignore:.*feedback model is frozen")
 def test_what_was_frozen_at_first_learns_when_it_no_longer_is(schedule):
     model = _model(5, 5)
     first, feedback = model[0][0], model[0].interface.feedback

@@ -77,6 +77,7 @@ def test_it_returns_the_loss_detached_also_where_gradients_are_off():
     assert_close(loss, expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*feedback model is frozen")
 @pytest.mark.parametrize("kind", ["sender", "feedback", "all but the last layer"])
 def test_frozen_parts_stay_and_the_others_learn(kind):
     model, (x, y) = _model(), _batch()

@@ -116,10 +116,9 @@ def test_a_target_that_is_not_finite():
     model = _Net()
     awake(model)
     before = copy.deepcopy(model.two.state_dict())
-    weight = torch.tensor([1.0, float("nan"), 1.0, 1.0])
     schedule = sg.Unlocked(model, partial(torch.optim.SGD, lr=0.1))
     with pytest.raises(NonFiniteError, match="interface 'two'"):
-        schedule.step(X, lambda output: (output * weight).sum())
+        schedule.step(X, lambda output: (output - output.detach()).abs().sqrt().sum())
     assert_close(model.two.state_dict(), before, rtol=0, atol=0)
 
 
@@ -163,5 +162,5 @@ def test_an_interface_that_the_first_step_did_not_have():
     schedule = sg.Unlocked(model, partial(torch.optim.SGD, lr=0.1))
     schedule.step(X, squares(Y))
     sg.decouple(model, "1", "linear")
-    with pytest.raises(LockingError, match="interface '1' did not run in the first step"):
+    with pytest.raises(LockingError, match=r"1\.interface\.feedback.*make a new schedule"):
         schedule.step(X, squares(Y))

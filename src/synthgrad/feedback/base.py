@@ -22,6 +22,7 @@ class Feedback(nn.Module, ABC):
     """What :meth:`loss` takes as ``target``: the error at the message, or the value of the loss."""
 
     _dtype: tuple[torch.dtype | None] | None = None
+    _fitted: list[nn.Parameter] | None = None
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -30,8 +31,14 @@ class Feedback(nn.Module, ABC):
             self._dtype = (next((p.dtype for p in self.parameters()), None),)
         return self._dtype[0]
 
+    def versions(self) -> tuple[int, ...]:
+        """How often each parameter has been changed; differs once the model has been updated."""
+        if self._fitted is None:
+            self._fitted = list(self.parameters())
+        return tuple([parameter._version for parameter in self._fitted])
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        self._dtype = None  # .to(), .double() and the like all come through here
+        self._dtype = self._fitted = None  # .to(), .double() and the like all come through here
         return super()._apply(fn, recurse)
 
     @abstractmethod

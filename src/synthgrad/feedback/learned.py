@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,35 @@ def zero(layer: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
+class _OfOne:
+    """Batch norm that also trains on one value a channel: with the statistics of those before it.
+
+    A variance of one value is none, and PyTorch refuses it.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        norm = cast(nn.modules.batchnorm._BatchNorm, self)
+        if norm.training and input.numel() == input.shape[1]:
+            return F.batch_norm(
+                input,
+                norm.running_mean,
+                norm.running_var,
+                norm.weight,
+                norm.bias,
+                training=False,
+                eps=norm.eps,
+            )
+        return super().forward(input)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class BatchNorm1d(_OfOne, nn.BatchNorm1d):
+    """For rows."""
+
+
+class BatchNorm2d(_OfOne, nn.BatchNorm2d):
+    """For images."""
+
+
 class MLP(Regression):
     """Hidden layers (linear, batch norm, ReLU), then a linear map that starts at zero (D.1).
 
@@ -104,7 +133,8 @@ class MLP(Regression):
             model. The encoded context is concatenated to the message.
         out_features: the width of the error where it is not the message's: over time a core's
             output is the message, and the error that of its whole state (D.2).
-        batch_norm: whether the hidden layers have it; without, they have biases.
+        batch_norm: whether the hidden layers have it; without, they have biases. A batch of one
+            is normalised by the running statistics, and leaves them as they are.
 
     Raises:
         ArgumentError: a size is not a positive integer.
@@ -130,7 +160,7 @@ class MLP(Regression):
         self.first = Affine(features, context, widths[0], bias=not (hidden and batch_norm))
         rest: list[nn.Module] = []
         for layer, (units, above) in enumerate(itertools.pairwise(widths), start=1):
-            rest += [nn.BatchNorm1d(units)] if batch_norm else []
+            rest += [BatchNorm1d(units)] if batch_norm else []
             biased = layer == len(hidden) or not batch_norm
             rest += [nn.ReLU(), nn.Linear(units, above, bias=biased)]
         self.rest = nn.Sequential(*rest)
@@ -217,7 +247,7 @@ class Conv(Regression):
                 nn.Conv2d(
                     width, _positive("hidden", units), kernel_size, padding="same", bias=False
                 ),
-                nn.BatchNorm2d(units),
+                BatchNorm2d(units),
                 nn.ReLU(),
             ]
             width = units

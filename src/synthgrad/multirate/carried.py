@@ -13,6 +13,7 @@ from synthgrad.errors import ArgumentError, LockingError
 from synthgrad.multirate.nodes import Node, in_order
 from synthgrad.multirate.posts import Edge
 from synthgrad.multirate.unrolls import Unroll, settled
+from synthgrad.packed import packed, unpacked
 from synthgrad.recurrent.nest import transform
 from synthgrad.schedule.optimizers import Optimizers
 
@@ -61,7 +62,7 @@ class Carried(nn.Module):
         self._unrolls = {name: Unroll() for name in self.order}
         self._edges = {key: Edge(edge.interface) for key, edge in self._edges.items()}
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def carried_state(self) -> dict[str, Any]:
         """Time, carried states, held messages and optimisers.
 
         Raises:
@@ -78,12 +79,32 @@ class Carried(nn.Module):
             "like": {name: None if t is None else t.new_empty(0) for name, t in like.items()},
         }
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restores it, on this graph's device and in its precision.
+    def get_extra_state(self) -> Tensor:
+        """:meth:`carried_state` as one tensor (:mod:`synthgrad.packed`).
 
         Raises:
-            ArgumentError: it belongs to other nodes, edges or optimisers; nothing was restored.
+            LockingError: a node is in the middle of its unroll.
         """
+        return packed(self.carried_state())
+
+    def set_extra_state(self, state: Any) -> None:
+        """Restores it, on this graph's device and in its precision.
+
+        Args:
+            state: a tensor, or what version 0.1 kept, the dictionary itself.
+
+        Raises:
+            ArgumentError: it cannot be read, as that of an average of several graphs; or it belongs
+                to other nodes, edges or optimisers. Nothing of it was restored.
+        """
+        if isinstance(state, Tensor):
+            try:
+                state = unpacked(state)
+            except ValueError as error:
+                raise ArgumentError(
+                    f"the state of a multi-rate graph cannot be read ({error}); expected that of "
+                    "one graph, as its state_dict() gives it"
+                ) from None
         edges = {f"{a} -> {b}": (a, edge) for (a, b), edge in self._edges.items()}
         own = {"states": self._unrolls, "edges": edges, "optimizers": self.optimizers}
         for kind, mine in own.items():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from synthgrad.graph import current_walk
 from synthgrad.recurrent.layout import Layout
 
 Errors = Sequence[Tensor | None]
@@ -30,13 +31,6 @@ class Chunk:
         self.weight: Tensor | None = None
         self.has_end = False
         self.walk: int | None = None
-
-
-def current_walk() -> int | None:
-    """The backward pass that this is called from, None outside of any."""
-    # As torch.utils.checkpoint itself tells them apart; there is no public way.
-    number = torch._C._current_graph_task_id()
-    return None if number < 0 else number
 
 
 def cross(

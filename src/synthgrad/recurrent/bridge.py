@@ -13,9 +13,10 @@ from synthgrad.context import current_context
 from synthgrad.errors import LockingError
 from synthgrad.feedback import Feedback
 from synthgrad.functional import check_lambda, per_loss
+from synthgrad.graph import current_walk
 from synthgrad.recurrent import arguments
 from synthgrad.recurrent.arguments import naming
-from synthgrad.recurrent.boundary import Chunk, consume, current_walk
+from synthgrad.recurrent.boundary import Chunk, consume
 from synthgrad.recurrent.configured import Configured
 from synthgrad.recurrent.episodes import mask_of, refresh
 from synthgrad.recurrent.fit import Fit, predict, wide
@@ -118,7 +119,7 @@ class RecurrentInterface(Configured):
             check_finite,
         )
         self._last: Chunk | None = None
-        audit.watch_optimizers()
+        self.record = audit.watch(self)
 
     def begin(self, state: Any, *, ended: Tensor | bool = False, fresh: Any = None) -> Any:
         """Begins a chunk: cuts the state from the chunk before.
@@ -144,6 +145,7 @@ class RecurrentInterface(Configured):
         """
         with naming(self):
             tensors = [tensor.detach() for tensor in arguments.check_state(state)]
+            self.record.bypassed = not self.training and torch.is_grad_enabled()
             if not self._is_learning():
                 return refresh(with_floating(state, tensors), ended, fresh, self.batch_dim)
             self._refuse_recomputation()
@@ -206,6 +208,7 @@ class RecurrentInterface(Configured):
                     "no tensor of the state given to end() requires grad, so no error can come "
                     "back to it; expected the core's state, not a detached one"
                 )
+            audit.note_run(self.record, next(t for t in tensors if t.requires_grad))
             arguments.check_inputs(inputs, self.last_core)
             messages = arguments.check_steps(message, steps, self.auxiliary)
             mask = mask_of(ended, len(message), message.device)
@@ -271,6 +274,17 @@ class RecurrentInterface(Configured):
                 expectation=audit.expect(cast(Any, self)),
             )
         return with_floating(state, fit.pass_on(tensors))
+
+    def count_step(self) -> None:
+        """An optimiser of the feedback model steps; nothing here depends on how often."""
+
+    def sender(self) -> None:
+        """It cuts no one module's output."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a copy, or in another process, optimisers look at it as well."""
+        super().__setstate__(state)
+        self.record = audit.watch(self)
 
     def reset(self) -> None:
         """Forgets the last chunk's predictions and any open chunk; what was learned stays."""

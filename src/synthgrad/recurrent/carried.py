@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from synthgrad.errors import SynthgradWarning
+from synthgrad.packed import packed, unpacked
 from synthgrad.recurrent.explained import Explained
 from synthgrad.recurrent.pending import Pending
 
@@ -32,19 +35,39 @@ class Carried(nn.Module):
         self.explained = {kind: Explained() for kind in ("boundary", "inside", "auxiliary")}
         self._pending = Pending()
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def carried_state(self) -> dict[str, Any]:
         """A copy of all that the next chunk depends on; plain containers and tensors."""
         return {
             "pending": self._pending.state(),
             "explained": {kind: count.state() for kind, count in self.explained.items()},
         }
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def get_extra_state(self) -> Tensor:
+        """:meth:`carried_state` as one tensor (:mod:`synthgrad.packed`)."""
+        return packed(self.carried_state())
+
+    def set_extra_state(self, state: Any) -> None:
         """Goes on from what :meth:`get_extra_state` returned, on the device of the model.
 
-        A chunk that is open began with something else, and is given up.
+        A chunk that is open began with something else, and is given up. What an average of several
+        states carried is nothing: it warns, and begins afresh.
+
+        Args:
+            state: a tensor, or what version 0.1 kept, the dictionary itself.
         """
         self._open = None
+        if isinstance(state, Tensor):
+            try:
+                state = unpacked(state)
+            except ValueError as error:
+                warnings.warn(
+                    f"the state of a recurrent interface cannot be read ({error}), as that of an "
+                    "average of several models; it goes on as after reset()",
+                    SynthgradWarning,
+                    stacklevel=2,
+                )
+                self._pending.drop()
+                return
         device = next((t.device for t in chain(self.parameters(), self.buffers())), None)
         self._pending.restore(state["pending"], device)
         for kind, count in self.explained.items():

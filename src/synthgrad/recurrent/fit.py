@@ -118,6 +118,7 @@ class Fit:
         """The errors that go on below, and a gradient for what is fitted."""
         bridge, layout = self.bridge, self.layout
         synthetic, target = saved[0], wide(layout.rows(errors))
+        bridge.record.answered = True
         if self.expectation is not None:
             self.expectation.served = True
         weight = self._weight()

@@ -21,6 +21,7 @@ from synthgrad.errors import (
 from synthgrad.functional import squared_error
 from synthgrad.interface import Interface
 from synthgrad.schedule.chance import Chance, Order, Probability
+from synthgrad.schedule.guard import Guard
 from synthgrad.schedule.optimizers import Counted, MakeOptimizer, Optimizers
 from synthgrad.schedule.parts import Part, find_parts
 from synthgrad.values import losses
@@ -109,6 +110,7 @@ class FullyUnlocked(Counted):
                 own = [p for p in module.parameters() if p not in taken]
                 taken.update(own)
                 self.optimizers.make(f"{part.name} {kind}", makes[kind], own)
+        self._guard = Guard(model, self.optimizers)
 
     def step(
         self, x: Tensor, loss_fn: Callable[[Any], Tensor], context: Any = None
@@ -129,8 +131,9 @@ class FullyUnlocked(Counted):
             LockingError: the model is in eval mode, or an interface's ``lambda_`` is not 0.
             ShapeError, ContextError: a model does not fit its message or the context; ``x`` is not
                 a tensor.
-            NonFiniteError: a target, an error or a message, holds NaN or infinity. A message that
-                nobody takes is no target.
+            NonFiniteError: a synthetic error, the loss, a target (an error or a message) or a
+                gradient holds NaN or infinity. A message that nobody takes is no target. Nothing
+                that is not finite has got into a weight, a statistic or an optimiser's state.
         """
         if not self.model.training:
             raise LockingError("the model is in eval mode; call model.train() before step()")
@@ -138,8 +141,8 @@ class FullyUnlocked(Counted):
             raise ShapeError(f"synthetic inputs are made from one tensor, got {type(x).__name__}")
         context = current_context() if context is None else context
         self.optimizers.clear_gradients()
-        run = _Run(self, x, loss_fn)
-        with torch.enable_grad(), in_context(context):
+        run = _Run(self, self._guard, x, loss_fn)
+        with self._guard.step(), torch.enable_grad(), in_context(context):
             for position in self._chance.draw():
                 run.go(self.parts[position], context)
             run.fit_inputs()
@@ -150,9 +153,10 @@ class _Run:
     """One step: what the free parts sent, and what they took instead of what others sent."""
 
     def __init__(
-        self, schedule: FullyUnlocked, x: Tensor, loss_fn: Callable[[Any], Tensor]
+        self, schedule: FullyUnlocked, guard: Guard, x: Tensor, loss_fn: Callable[[Any], Tensor]
     ) -> None:
         self.schedule = schedule
+        self.guard = guard
         self.x = x
         self.loss_fn = loss_fn
         self.loss: Tensor | None = None
@@ -160,20 +164,23 @@ class _Run:
         self.taken: dict[Interface, Tensor] = {}
 
     def go(self, part: Part, context: Any) -> None:
+        self.guard.expect_no_gradient(part.name, part.parameters())
         h, own_context = part.run(self._input(part, context))
         if part.above is None:
             loss = self.loss_fn(h)
             loss = losses(loss).mean() if loss.ndim else loss
+            self.guard.check_loss(loss)
             self.loss = loss.detach()
             loss.backward()
         else:
             call = part.above.unlocked_call(h, own_context)
+            part.above.check_synthetic(h, call.synthetic)
             self.sent[part.above] = h.detach()
             if h.requires_grad:
                 h.backward(call.synthetic)
-        self._update(part.name)
-        if part.below is not None:
-            self._update(f"{self._name(part.below)} feedback")
+        checks = part.above is None or part.above.check_finite is True
+        below = [] if part.below is None else [f"{self._name(part.below)} feedback"]
+        self._update(part.name, part.name, *below, checks=checks)
         self.schedule.updates[part.name] += 1
 
     def fit_inputs(self) -> None:
@@ -193,7 +200,8 @@ class _Run:
                     "fitted to holds NaN or infinity; expected finite values"
                 )
             squared_error(predicted, sent).backward()
-            self._update(f"{self._name(interface)} input")
+            name = f"{self._name(interface)} input"
+            self._update(name, name, checks=interface.check_finite is True)
 
     def _input(self, part: Part, context: Any) -> Tensor:
         interface = part.below
@@ -211,9 +219,9 @@ class _Run:
     def _name(self, interface: Interface) -> str:
         return next(part.name for part in self.schedule.parts if part.above is interface)
 
-    def _update(self, name: str) -> None:
-        if name in self.schedule.optimizers:
-            self.schedule.optimizers[name].step()
+    def _update(self, name: str, *optimizers: str, checks: bool) -> None:
+        there = self.schedule.optimizers
+        self.guard.update(name, [there[o] for o in optimizers if o in there], checks=checks)
 
 
 @contextmanager

@@ -104,9 +104,10 @@ class _Search:
         with torch.no_grad(), keep:
             interface.call(h, context)
         self.end(h, interface)
-        leaf = h.detach().requires_grad_()
+        # What goes on hangs on an empty leaf, by which it is known, and keeps no message alive.
+        leaf = torch.empty(0, requires_grad=True)
         self.sender[leaf] = interface
-        return redirect(leaf, lambda delta: (delta,))
+        return redirect(h.detach(), lambda delta: (None, None), [leaf])
 
     def end(self, tensor: Tensor, interface: Interface | None) -> None:
         segment = Segment(self.paths[interface] if interface else LAST, interface)

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from synthgrad.call import Call
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
-from synthgrad.errors import LockingError
+from synthgrad.errors import LockingError, SynthgradError
 from synthgrad.interface import Interface, routed
 from synthgrad.schedule.chance import Chance, Order, Probability
 from synthgrad.schedule.gather import Gather
+from synthgrad.schedule.guard import Guard
 from synthgrad.schedule.optimizers import Counted, MakeOptimizer, Optimizers
 from synthgrad.schedule.segments import Segment, find_segments
 from synthgrad.values import losses
@@ -73,6 +74,7 @@ class Sporadic(Counted):
         self._segments: dict[Interface | None, Segment] = {}
         self._receivers: dict[Interface, list[Segment]] = {}
         self._fitters: dict[Interface, set[str]] = {}
+        self._guard: Guard | None = None
 
     def step(self, x: Any, loss_fn: Callable[[Any], Tensor], context: Any = None) -> Tensor:
         """One forward pass, then the updates of the segments that go.
@@ -88,8 +90,7 @@ class Sporadic(Counted):
             The loss, a detached scalar.
 
         Raises:
-            LockingError: as for :meth:`synthgrad.Unlocked.step`.
-            NonFiniteError: a target holds NaN or infinity.
+            LockingError, NonFiniteError: as for :meth:`synthgrad.Unlocked.step`.
         """
         if not self.model.training:
             raise LockingError("the model is in eval mode; call model.train() before step()")
@@ -99,17 +100,25 @@ class Sporadic(Counted):
         self.optimizers.clear_gradients()
         segments = list(self._segments.values())
         going = [segments[position] for position in self._chance.draw()]
-        run = _Run(self, going)
-        with torch.enable_grad(), in_context(context):
-            with routed(run.cut):
-                output = self.model(x)
-            run.check_seen()
-            loss = loss_fn(output)
-            run.tops[None] = losses(loss).mean() if loss.ndim else loss
-            for segment in going:
-                run.go(segment)
-            run.fit()
-        return run.tops[None].detach()
+        guard = self._guard
+        assert guard is not None
+        run = _Run(self, guard, going)
+        try:
+            with guard.step(), torch.enable_grad(), in_context(context):
+                with routed(run.cut):
+                    output = self.model(x)
+                run.check_seen()
+                loss = loss_fn(output)
+                run.tops[None] = loss = losses(loss).mean() if loss.ndim else loss
+                guard.check_loss(loss)
+                for segment in going:
+                    run.go(segment)
+                run.fit()
+        except RuntimeError as error:
+            if not isinstance(error, SynthgradError):
+                guard.explain(error, lambda: find_segments(self.model, x, loss_fn, context))
+            raise
+        return loss.detach()
 
     def prepare(self, x: Any, loss_fn: Callable[[Any], Tensor], context: Any = None) -> None:
         """Finds the segments and makes their optimisers, once; the first step does it if needed.
@@ -142,14 +151,16 @@ class Sporadic(Counted):
                 self._fitters[interface] = {owner[p] for p in own}
         self.optimizers.made()
         self.updates = {s.name: self.updates.get(s.name, 0) for s in segments}
+        self._guard = Guard(self.model, self.optimizers)
         self._segments = {segment.interface: segment for segment in segments}
 
 
 class _Run:
     """One step: what was sent in the forward pass, and what came back."""
 
-    def __init__(self, schedule: Sporadic, going: list[Segment]) -> None:
+    def __init__(self, schedule: Sporadic, guard: Guard, going: list[Segment]) -> None:
         self.schedule = schedule
+        self.guard = guard
         self.going = {segment.interface for segment in going}
         self.seen: set[Interface] = set()
         self.tops: dict[Interface | None, Tensor] = {}
@@ -173,6 +184,7 @@ class _Run:
             return h.detach()
         call = interface.unlocked_call(h, context)
         if sends:
+            interface.check_synthetic(h, call.synthetic)
             self.tops[interface], self.errors[interface] = h, call.synthetic
         if not fits:
             return h.detach()
@@ -187,9 +199,11 @@ class _Run:
         """One segment's backward pass and update."""
         # Taken out, so that its activations go with its graph.
         top = self.tops[None] if segment.interface is None else self.tops.pop(segment.interface)
+        self.guard.expect_no_gradient(segment.name, segment.parameters)
         if top.requires_grad:
             top.backward(None if segment.interface is None else self.errors[segment.interface])
-        self._update(segment.name)
+        checks = segment.interface is None or segment.interface.check_finite is True
+        self._update(segment.name, segment.name, checks=checks)
         self.schedule.updates[segment.name] += 1
 
     def check_seen(self) -> None:
@@ -210,9 +224,9 @@ class _Run:
                 raise LockingError(f"{interface.label}: no gradient reached it in this step")
         fitted = (self.schedule._fitters[interface] for interface in self.calls)
         for name in dict.fromkeys(name for names in fitted for name in names):
-            self._update(name)
-        self._update(_UNSEEN)
+            self._update(name, name)
+        self._update(_UNSEEN, _UNSEEN)
 
-    def _update(self, name: str) -> None:
+    def _update(self, name: str, segment: str, *, checks: bool = True) -> None:
         if name in self.schedule.optimizers:
-            self.schedule.optimizers[name].step()
+            self.guard.update(segment, [self.schedule.optimizers[name]], checks=checks)

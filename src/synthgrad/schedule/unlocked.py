@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from synthgrad.call import Call
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
-from synthgrad.errors import LockingError
+from synthgrad.errors import LockingError, SynthgradError
 from synthgrad.interface import Interface, routed
 from synthgrad.schedule.gather import Gather
+from synthgrad.schedule.guard import Guard
 from synthgrad.schedule.optimizers import MakeOptimizer, Optimizers
 from synthgrad.schedule.segments import Segment, find_segments
 from synthgrad.values import losses
@@ -54,6 +55,7 @@ class Unlocked:
         self._make_feedback = feedback_optimizer
         self._segments: dict[Interface | None, Segment] = {}
         self._updates: dict[Interface | None, list[torch.optim.Optimizer]] = {}
+        self._guard: Guard | None = None
 
     def step(self, x: Any, loss_fn: Callable[[Any], Tensor], context: Any = None) -> Tensor:
         """One forward pass, with every segment updated on the way.
@@ -71,8 +73,11 @@ class Unlocked:
         Raises:
             LockingError: at the first step, before anything is updated: the graph does not split
                 at the interfaces (a skip around a cut, a parameter in two segments, an interface
-                that no gradient reaches). At any step: ``lambda_`` is not 0.
-            NonFiniteError: a target holds NaN or infinity.
+                that no gradient reaches). At any step: ``lambda_`` is not 0, an interface is in
+                eval mode, a layer was exchanged, or a path joins what was cut at the first step.
+            NonFiniteError: a message's synthetic error, the loss, a target or a gradient holds NaN
+                or infinity. Nothing that is not finite has got into a weight, a statistic or an
+                optimiser's state; segments that were updated before keep what they learned.
         """
         if not self.model.training:
             raise LockingError("the model is in eval mode; call model.train() before step()")
@@ -80,11 +85,18 @@ class Unlocked:
             self.prepare(x, loss_fn, context)
         context = current_context() if context is None else context
         self.optimizers.clear_gradients()
-        run = _Run(self)
-        with torch.enable_grad(), in_context(context):
-            with routed(run.cut):
-                output = self.model(x)
-            return run.finish(loss_fn(output))
+        guard = self._guard
+        assert guard is not None
+        run = _Run(self, guard)
+        try:
+            with guard.step(), torch.enable_grad(), in_context(context):
+                with routed(run.cut):
+                    output = self.model(x)
+                return run.finish(loss_fn(output))
+        except RuntimeError as error:
+            if not isinstance(error, SynthgradError):
+                guard.explain(error, lambda: find_segments(self.model, x, loss_fn, context))
+            raise
 
     def prepare(self, x: Any, loss_fn: Callable[[Any], Tensor], context: Any = None) -> None:
         """Finds the segments and makes their optimisers, once; the first step does it if needed.
@@ -120,6 +132,7 @@ class Unlocked:
                 self.optimizers[name] for name, _, parameters in asked if parameters
             ]
         self.optimizers.made()
+        self._guard = Guard(self.model, self.optimizers)
         self._segments = {segment.interface: segment for segment in segments}
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,8 +151,9 @@ class Unlocked:
 class _Run:
     """The messages of one step that still wait for their error."""
 
-    def __init__(self, schedule: Unlocked) -> None:
+    def __init__(self, schedule: Unlocked, guard: Guard) -> None:
         self.schedule = schedule
+        self.guard = guard
         self.calls: dict[Interface, Call] = {}
         self.gathering: dict[Interface, Gather] = {}
 
@@ -147,7 +161,7 @@ class _Run:
         segment = self._segment(interface)
         if interface in self.calls:
             raise LockingError(f"{interface.label} ran twice in this step, once in the first")
-        message, call = interface.send(h, context)
+        message, call = interface.send(h, context, late=False)
         self._settle(segment)
         self.calls[interface] = call
         if not segment.shared:
@@ -159,6 +173,7 @@ class _Run:
         segment = self._segment(None)
         if loss.ndim:
             loss = losses(loss).mean()
+        self.guard.check_loss(loss)
         loss.backward()
         self._settle(segment)
         return loss.detach()
@@ -181,5 +196,6 @@ class _Run:
             call = self.calls.pop(interface, None)
             if call is None or not call.served:
                 raise LockingError(f"{interface.label}: no gradient reached it in this step")
-        for optimizer in self.schedule._updates[segment.interface]:
-            optimizer.step()
+        checks = segment.interface is None or segment.interface.check_finite is True
+        updates = self.schedule._updates[segment.interface]
+        self.guard.update(segment.name, updates, checks=checks)
