@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import gc
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -194,16 +195,21 @@ def _factory(feedback: str | FeedbackFactory, context: int) -> FeedbackFactory:
     return make
 
 
+def wrapper_kinds() -> tuple[type, ...]:
+    """The wrappers that reduce gradients over ranks, as far as this process has imported them."""
+    # FSDP takes half a second to import; whoever wrapped a model has.
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    names = ("FSDPModule", "FullyShardedDataParallel")
+    found = [getattr(fsdp, name) for name in names if hasattr(fsdp, name)]
+    return (DistributedDataParallel, *found)
+
+
 def _refuse_wrapped(model: nn.Module) -> None:
     """Refuses models whose data-parallel wrapper would not know of the feedback models.
 
     Their gradients would not be reduced, and ranks would drift apart.
     """
-    kinds: tuple[type, ...] = (DistributedDataParallel,)
-    if distributed.is_available():
-        from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
-
-        kinds += (FSDPModule, FullyShardedDataParallel)
+    kinds = wrapper_kinds()
     found = next((m for m in model.modules() if isinstance(m, kinds)), None)
     if found is None and distributed.is_available() and distributed.is_initialized():
         # What is inside a wrapper does not know of it; and this happens once, before training.

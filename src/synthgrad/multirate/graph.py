@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
-from synthgrad.errors import ArgumentError, LockingError
+from synthgrad.errors import ArgumentError, LockingError, NonFiniteError
 from synthgrad.multirate.carried import Carried
 from synthgrad.multirate.nodes import Node, Ticked, first_ticks
 from synthgrad.multirate.posts import Post
 from synthgrad.multirate.unrolls import Unroll, check_state, detached
-from synthgrad.recurrent.nest import transform
+from synthgrad.recurrent.nest import floating, transform
+from synthgrad.schedule.guard import Statistics, are_finite
 from synthgrad.schedule.optimizers import MakeOptimizer
 from synthgrad.values import losses as shown
 
@@ -83,6 +84,7 @@ class MultiRate(Carried):
         if not isinstance(scale, Real) or not math.isfinite(scale):
             raise ArgumentError(f"scale must be a finite number, got {scale!r}")
         self.scale = scale
+        self._statistics = Statistics(self)
         self._first = first_ticks(self.nodes, self.order)
         interfaces = {key: edge.interface for key, edge in self._edges.items() if edge.interface}
         owner: dict[nn.Parameter | nn.Module, str] = {}
@@ -113,8 +115,9 @@ class MultiRate(Carried):
         Where a tick fails, by whatever exception, time, states and messages are again those before
         it. In training all unrolls that were open are dropped, and the errors that were awaited
         with them: nodes keep their states, and training goes on with the next tick. No weights
-        have changed, unless it was an optimiser or a feedback model's fit that failed, though
-        modules may have noted statistics. A wrong argument drops nothing.
+        have changed, unless it was an optimiser or a feedback model's fit that failed, and the
+        statistics that modules keep (batch norm's) are again those before. A wrong argument drops
+        nothing.
 
         Args:
             inputs: by stream, what comes from outside now.
@@ -132,7 +135,8 @@ class MultiRate(Carried):
             LockingError: a module returned no :class:`Ticked`, a state that is no nest of tensors,
                 or no message though others receive from it; an interface's ``lambda_`` is not 0;
                 or the graph is to be evaluated while a node is in the middle of its unroll.
-            NonFiniteError: an error that came back holds NaN or infinity; nobody was updated.
+            NonFiniteError: a synthetic error, a loss, an error that came back or a gradient holds
+                NaN or infinity; nobody was updated.
         """
         losses = losses or {}
         if missing := [name for name in self.streams if name not in inputs]:
@@ -144,6 +148,8 @@ class MultiRate(Carried):
             self._expect_rest("be evaluated")
         context = current_context() if context is None else context
         now = _Tick(inputs, losses, context, learns)
+        if learns:
+            self._statistics.keep()
         states = {name: detached(unroll.state) for name, unroll in self._unrolls.items()}
         held = {key: edge.held for key, edge in self._edges.items()}
         self.time += 1
@@ -156,7 +162,11 @@ class MultiRate(Carried):
                     self._update([name for name in ticked if self._ends_unroll(name)])
         except BaseException:
             self._go_back(states, held, learns)
+            if learns:
+                self._statistics.put_back(whole=True)
             raise
+        if learns:
+            self._statistics.passed()
         return now.found
 
     @staticmethod
@@ -189,11 +199,15 @@ class MultiRate(Carried):
                 f"the module of node {name!r} returned {type(result).__name__}, expected a Ticked"
             )
         check_state(result.state, name)
+        if now.learns:
+            self._check(name, floating(result.state), f"the state that node {name!r} returned")
         unroll.state = result.state if now.learns else detached(result.state)
         unroll.ticks += now.learns
         if name in now.losses:
             loss = now.losses[name](result.output)
             loss = shown(loss).mean() if loss.ndim else loss
+            if now.learns:
+                self._check(name, [loss], f"the loss of node {name!r}")
             now.found[name] = loss.detach()
             unroll.root(loss)
         for (source, receiver), edge in self._edges.items():
@@ -203,6 +217,8 @@ class MultiRate(Carried):
                 raise LockingError(f"node {name!r} sent no message, and {receiver!r} receives one")
             error = edge.send(result.message, now.context, learns=now.learns)
             if error is not None:
+                assert edge.interface is not None
+                edge.interface.check_synthetic(result.message, error)
                 unroll.root(result.message, error * self.scale)
         return True
 
@@ -230,16 +246,40 @@ class MultiRate(Carried):
         for name in names:  # before anything is stepped
             for edge in edges[name].values():
                 edge.collect()
+            self._check_gradients(name, self.nodes[name].module)
         for name in names:
             unroll = self._unrolls[name]
             if unroll.roots and name in self.optimizers:
                 self.optimizers[name].step()
             for source, edge in edges[name].items():
                 once = self.nodes[name].period >= self.nodes[source].period
-                if edge.fit(now=once) and f"{source} -> {name}" in self.optimizers:
-                    self.optimizers[f"{source} -> {name}"].step()
+                label = f"{source} -> {name}"
+                if edge.fit(now=once) and label in self.optimizers:
+                    assert edge.interface is not None
+                    self._check_gradients(name, edge.interface.feedback)
+                    self.optimizers[label].step()
             self.updates[name] += 1
             self._unrolls[name] = Unroll(detached(unroll.state))
+
+    def _check(self, name: str, tensors: Sequence[Tensor], what: str) -> None:
+        if self._checks(name) and not are_finite(tensors):
+            bad = sum(int((~tensor.isfinite()).sum()) for tensor in tensors)
+            raise NonFiniteError(
+                f"{what} has {bad} non-finite values (NaN or infinity) of "
+                f"{sum(tensor.numel() for tensor in tensors)}; expected finite ones. Nothing was "
+                "updated with it"
+            )
+
+    def _check_gradients(self, name: str, module: nn.Module) -> None:
+        grads = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+        if self._checks(name) and not are_finite(list(grads.values())):
+            bad = next(n for n, grad in grads.items() if not are_finite([grad]))
+            self._check(name, [grads[bad]], f"at node {name!r} the gradient of {bad!r}")
+
+    def _checks(self, name: str) -> bool:
+        """Whether a node's own losses and gradients are checked: unless its interfaces say no."""
+        own = [e.interface for key, e in self._edges.items() if name in key and e.interface]
+        return all(interface.check_finite is True for interface in own)
 
     def _clear(self, name: str) -> None:
         if name in self.optimizers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from synthgrad import audit
 from synthgrad.context import current_context
-from synthgrad.errors import LockingError
+from synthgrad.errors import LockingError, NonFiniteError
 from synthgrad.feedback import Feedback
 from synthgrad.functional import check_lambda, per_loss
 from synthgrad.graph import current_walk
@@ -195,6 +196,7 @@ class RecurrentInterface(Configured):
 
         Raises:
             LockingError: no chunk is open, or the state does not depend on anything that learns.
+            NonFiniteError: what M predicts holds NaN or infinity (on a CPU); the chunk is given up.
             ShapeError: the state differs from what the chunk began with, or M does not suit it.
             ArgumentError: ``inputs`` or ``steps`` are missing, or of no use.
         """
@@ -217,6 +219,7 @@ class RecurrentInterface(Configured):
             with torch.no_grad():
                 predicted = predict(self.feedback, message.detach(), context, arranged.width)
             predicted = wide(predicted)
+            self._refuse_non_finite(predicted, message)
             error = None
             if self.scale != 0 and ended is not True:
                 error = per_loss(predicted, self.reduction) * self.scale
@@ -293,6 +296,19 @@ class RecurrentInterface(Configured):
 
     def _is_learning(self) -> bool:
         return self.training and torch.is_grad_enabled()
+
+    def _refuse_non_finite(self, predicted: Tensor, message: Tensor) -> None:
+        """Gives a chunk up whose prediction is not finite; what waits for it goes on waiting."""
+        if not self.check_finite or predicted.device.type != "cpu":
+            return
+        if not math.isfinite(predicted.sum().item()) and not predicted.isfinite().all():
+            self._open = None
+            raise NonFiniteError(
+                f"{self.label}: the prediction from a message of shape {tuple(message.shape)} has "
+                f"{int((~predicted.isfinite()).sum())} non-finite values (NaN or infinity), the "
+                f"message itself {int((~message.isfinite()).sum())}; expected finite ones. The "
+                "chunk is given up, and nothing of it is kept: begin() goes on from the one before."
+            )
 
     def _refuse_recomputation(self) -> None:
         """Torch's checkpoint runs a chunk again in its own backward pass, after its end()."""

@@ -25,9 +25,29 @@ class Optimizers(dict[str, Optimizer]):
         self._stored: dict[str, Any] | None = None
 
     def make(self, name: str, make: MakeOptimizer, parameters: list[nn.Parameter]) -> None:
-        """Makes one, unless there is nothing to optimise."""
-        if parameters:
-            self[name] = make(parameters)
+        """Makes one, unless there is nothing to optimise.
+
+        Raises:
+            ArgumentError: what ``make`` returned is no optimiser, or leaves out parameters that
+                require grad, which nobody would then train.
+        """
+        if not parameters:
+            return
+        made = make(parameters)
+        if not isinstance(made, Optimizer):
+            raise ArgumentError(
+                f"the optimiser of {name!r} must be a torch.optim.Optimizer, got "
+                f"{type(made).__name__}"
+            )
+        taken = {id(p) for group in made.param_groups for p in group["params"]}
+        left = [tuple(p.shape) for p in parameters if p.requires_grad and id(p) not in taken]
+        if left:
+            raise ArgumentError(
+                f"the optimiser of {name!r} leaves out {len(left)} of its {len(parameters)} "
+                f"parameters, of shapes {left[:5]}; expected all, and requires_grad_(False) for "
+                "those that should not learn"
+            )
+        self[name] = made
 
     def made(self) -> None:
         """All are there: restores a state that was loaded before.

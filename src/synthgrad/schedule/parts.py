@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from synthgrad.errors import LockingError
 from synthgrad.interface import Interface, named_interfaces, routed
-from synthgrad.schedule.segments import LAST, warn_if_whole
+from synthgrad.schedule.segments import LAST, refuse_shared_memory, warn_if_whole
 
 Sent = Callable[[Interface, Tensor, Any], None]
 
@@ -95,6 +95,8 @@ def find_parts(model: nn.Module) -> list[Part]:
                 raise LockingError(
                     f"the parts ending at {owner[parameter]!r} and {part.name!r} share a parameter"
                 )
+    own = {part.name: part.parameters() for part in parts}
+    refuse_shared_memory(own, {p: n for n, p in model.named_parameters()})
     return parts
 
 

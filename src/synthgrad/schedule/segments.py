@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
+from synthgrad.decouple import wrapper_kinds
 from synthgrad.errors import LockingError, SynthgradWarning
 from synthgrad.functional import redirect
 from synthgrad.graph import leaf_of, nodes_below
@@ -31,6 +32,50 @@ def warn_if_whole(model: nn.Module, pieces: int) -> None:
             SynthgradWarning,
             stacklevel=4,
         )
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Refuses data-parallel wrappers, which reduce gradients at the end of one backward pass.
+
+    A schedule has several, and updates in between: ranks would drift apart.
+
+    Raises:
+        LockingError: there is such a wrapper.
+    """
+    for module in model.modules():
+        if isinstance(module, wrapper_kinds()):
+            raise LockingError(
+                f"a schedule updates segments before {type(module).__name__} has reduced their "
+                "gradients, so ranks would drift apart; use the model inline: loss.backward() and "
+                "one optimiser"
+            )
+
+
+def refuse_shared_memory(
+    parameters: Mapping[str, Sequence[nn.Parameter]], names: Mapping[Tensor, str]
+) -> None:
+    """Refuses parameters of two segments that are different tensors with the same values in memory.
+
+    Args:
+        parameters: by segment.
+        names: of the parameters.
+
+    Raises:
+        LockingError: there are such; says which.
+    """
+    owner: dict[tuple[Any, int], tuple[str, nn.Parameter]] = {}
+    for segment, own in parameters.items():
+        for parameter in own:
+            if not parameter.numel() or parameter.is_meta:
+                continue
+            place = (parameter.device, parameter.data_ptr())
+            other, twin = owner.setdefault(place, (segment, parameter))
+            if other != segment:
+                raise LockingError(
+                    f"the segments ending at {other!r} and {segment!r} share memory: their "
+                    f"parameters {names.get(twin)!r} and {names.get(parameter)!r} hold the same "
+                    "values; one would change them before the other runs"
+                )
 
 
 @dataclass
@@ -72,6 +117,7 @@ def find_segments(
         LockingError: a path goes around a cut, two segments share a parameter, an interface runs
             twice, or none of an interface's messages reaches the loss.
     """
+    refuse_wrapped(model)
     search = _Search(model)
     # Saved tensors are dropped: only the shape of the graph is wanted.
     drop = torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: torch.empty(0))
@@ -150,6 +196,7 @@ class _Search:
                     "on its message"
                 )
             last_use[interface].fits.append(interface)
+        refuse_shared_memory({s.name: s.parameters for s in self.segments}, self.names)
         for segment in self.segments:
             uses = [s for s in self.segments if segment.interface in s.inputs]
             segment.shared = len(uses) > 1
