@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import socket
 import threading
@@ -39,15 +40,25 @@ def serve(port: int = 0, host: str = "127.0.0.1") -> TCPStore:
 
     Args:
         port: 0 for any that is free; the result's ``port`` says which.
-        host: the address to listen on.
+        host: the address to listen on. Every interface is "0.0.0.0", or "::" with IPv6, spelled
+            out: nothing else that would mean it is taken for it.
 
     Raises:
-        ArgumentError: it cannot listen there.
+        ArgumentError: it cannot listen there, or ``host`` means every interface in another way.
     """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port < 65536:
+        raise ArgumentError(f"port must be a number from 0 to 65535, got {port!r}")
+    check_host(host)
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"the store cannot listen on {host!r}: {error}") from None
+    if host not in _EVERY and _is_every(str(where[0])):
+        raise _means_every(host)
+    listener = socket.socket(family)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        listener.bind(where)
         listener.listen(128)
     except OSError as error:
         listener.close()
@@ -55,12 +66,49 @@ def serve(port: int = 0, host: str = "127.0.0.1") -> TCPStore:
     port = listener.getsockname()[1]
     # TCPStore itself would listen on every interface; it takes over a socket that does not.
     return TCPStore(
-        host,
+        str(where[0]),
         port,
         is_master=True,
         wait_for_workers=False,
         master_listen_fd=listener.detach(),
         timeout=timedelta(seconds=30),
+    )
+
+
+_EVERY = ("0.0.0.0", "::")
+
+
+def check_host(host: str) -> None:
+    """Refuses what is no address, or would mean every one of this machine without saying so.
+
+    Raises:
+        ArgumentError: it is such a value.
+    """
+    if not isinstance(host, str) or not host.strip() or "\0" in host:
+        raise ArgumentError(
+            f"host must be an address or a name, got {host!r}; for every interface of this "
+            'machine, say "0.0.0.0" or "::"'
+        )
+    if host in _EVERY:
+        return
+    try:  # such as "0", "0x0" and "::0"; asks nobody
+        found = socket.getaddrinfo(host.strip("[] "), None, flags=socket.AI_NUMERICHOST)
+    except (OSError, ValueError):
+        found = []
+    if host in ("*", "<broadcast>") or any(_is_every(str(address[0])) for *_, address in found):
+        raise _means_every(host)
+
+
+def _is_every(address: str) -> bool:
+    found = ipaddress.ip_address(address.split("%")[0])
+    inner = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (inner or found).is_unspecified
+
+
+def _means_every(host: str) -> ArgumentError:
+    return ArgumentError(
+        f"host {host!r} means every interface of this machine; where that is meant, say "
+        '"0.0.0.0" or "::"'
     )
 
 
@@ -70,10 +118,13 @@ def address(store: str) -> tuple[str, int]:
     Raises:
         ArgumentError: it is not of that form.
     """
-    host, _, port = store.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    host, _, port = store.rpartition(":") if isinstance(store, str) else ("", "", "")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    whole = port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536
+    if not host or not whole:
         raise ArgumentError(f'store must be "host:port", got {store!r}')
-    return host.strip("[]"), int(port)
+    check_host(host)
+    return host, int(port)
 
 
 class Meeting:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from synthgrad.distributed import Options
 from synthgrad.distributed.place import check_interface
+from synthgrad.distributed.store import address
 from synthgrad.errors import ArgumentError
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import UsageError
@@ -124,16 +125,21 @@ def settled(recipe: Recipe, config: FeedForwardConfig) -> FeedForwardConfig:
     return recipe.settle(config)
 
 
-def check_here(pipeline: PipelineConfig) -> None:
+def check_here(pipeline: PipelineConfig, store: str | None) -> None:
     """Looks whether this machine has what the settings name.
 
     Raises:
-        UsageError: it has no such network interface.
+        UsageError: it has no such network interface, or the store's address is none.
     """
     try:
         check_interface(pipeline.interface)
     except ArgumentError as error:
         raise UsageError(f"--network-{error}") from None
+    try:
+        if store is not None:
+            address(store)
+    except ArgumentError as error:
+        raise UsageError(f"--store: {error}") from None
 
 
 def to_json(recipe: Recipe, config: FeedForwardConfig, pipeline: PipelineConfig) -> dict[str, Any]:
