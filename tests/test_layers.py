@@ -103,7 +103,7 @@ def test_the_library_needs_the_standard_library_and_torch(path):
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_a_file_is_short_and_says_what_it_is(path):
-    assert len(FILES[path].read_text(encoding="utf-8").splitlines()) <= 300
+    assert len(FILES[path].read_text(encoding="utf-8").splitlines()) <= 500
     assert path.stem not in ("utils", "common", "helpers", "misc")
 
 

@@ -99,13 +99,14 @@ def train(
         evaluate_every: as there.
         metric: as there.
         options: of all stages. Without a folder, a temporary one is used.
-        restarts: how often each stage may be started again.
+        restarts: how often each stage may be started again in a row, with no newer checkpoint in
+            between.
         resume: go on from the checkpoints in the options' folder.
 
     Raises:
         ArgumentError: something cannot be sent to another process, or does not fit.
-        SynthgradError: a stage failed more often than ``restarts`` allows; or its own error, where
-            it would only come again.
+        SynthgradError: a stage died more often than ``restarts`` allows; or raised what would only
+            come again: its own error, or one whose cause is the exception of the user's functions.
         KeyboardInterrupt: every stage has stopped; those with a folder have a checkpoint.
     """
     options = options or Options()
@@ -237,22 +238,23 @@ def _work(index: int, packed: bytes, steps: int, begun: Path, resume: bool) -> N
 
 
 def _as_report(error: BaseException, index: int) -> bytes:
-    """An error as it is raised where the stages were launched from."""
+    """An error and its cause, to be raised where the stages were launched from."""
+    text = f"{type(error).__name__}: {error}"[:4000]
+    plain = SynthgradError(f"stage {index}: {text}")
     where = "".join(traceback.format_exception(error))[-8000:]
-    said = SynthgradError(f"stage {index}: {type(error).__name__}: {error}"[:8000])
-    said.add_note(f"In the process of stage {index}:\n{where}")
+    plain.add_note(f"In the process of stage {index}:\n{where}")
+    said: tuple[SynthgradError, BaseException | None] = plain, error
     if isinstance(error, SynthgradError):
-        said = error
-        said.add_note(f"This came up in stage {index}.")
-    for cause in (None if said is error else error, None):
-        try:
-            report = pickle.dumps((said, cause))
-            pickle.loads(report)
-            if len(report) <= LARGEST_REPORT:
-                return report
-        except Exception:  # an error of the user's may not let itself be sent
-            said = said if said is not error else SynthgradError(f"stage {index}: {error}"[:8000])
-    return pickle.dumps((said, None))
+        error.add_note(f"This came up in stage {index}.")
+        said = error, None
+    try:
+        report = pickle.dumps(said)
+        pickle.loads(report)
+        if len(report) <= LARGEST_REPORT:
+            return report
+    except Exception:  # one that cannot be made again from what it says
+        pass
+    return pickle.dumps((plain, None))
 
 
 def checkpoints(folder: Path) -> list[Path]:

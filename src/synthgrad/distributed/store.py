@@ -127,6 +127,31 @@ def address(store: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def probe(store: str, timeout: float = 5.0) -> None:
+    """Looks whether a store answers.
+
+    Args:
+        store: "host:port".
+        timeout: seconds to wait for its answer.
+
+    Raises:
+        ArgumentError: none does.
+    """
+    host, port = address(store)
+    limit = timedelta(seconds=timeout)
+
+    def ask(attempt: Bounded) -> None:
+        with attempt.limit():
+            TCPStore(host, port, is_master=False, timeout=limit).check(["edge0/0"])
+
+    try:
+        socket.create_connection((host, port), timeout=timeout).close()  # says no at once
+        Bounded(ask, timeout, threading.Event()).result()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArgumentError(f"no store answers at {store}: {reason}") from None
+
+
 class Meeting:
     """Brings the two ends of an edge together, each time anew.
 

@@ -209,7 +209,7 @@ class Supervisor:
                 child.start()
             except OSError as error:
                 raise ChildError(
-                    f"{self._name} {index} cannot start: {error}", index, b""
+                    f"{self._name} {index} cannot be started: {error}", index, b""
                 ) from None
 
     def _judge(self, index: int, child: _Child, code: int) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 from synthgrad.distributed import serve
 from synthgrad.distributed.launch import checkpoints
 from synthgrad.distributed.options import time_to_stop
+from synthgrad.distributed.store import probe
 from synthgrad.distributed.supervisor import ChildError, Command, Supervisor
+from synthgrad.errors import ArgumentError
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import RunError, UsageError
 from synthgrad.lab.folder import RunFolder
@@ -70,6 +72,11 @@ def launch(
         return done
     # Whatever is wrong with the settings, or the data, comes up here, before anything is written.
     segments(recipe, config, pipeline, recipe.load(data_root, pick_device(config.device)))
+    try:
+        if store is not None:
+            probe(store)
+    except ArgumentError as error:
+        raise UsageError(f"--store: {error}") from None
     folder.open()
     kept = serve() if store is None else None
     where = f"127.0.0.1:{kept.port}" if kept is not None else str(store)
