@@ -16,15 +16,20 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import ProcessGroupGloo
 
 from synthgrad.distributed.bounded import Bounded
-from synthgrad.distributed.schema import SchemaError
+from synthgrad.distributed.schema import RecordError, SchemaError, shortened
 from synthgrad.errors import ArgumentError
 
 Accept = Callable[[dict[str, Any]], str | None]
-"""Looks at the other end's record; returns why it is refused, or None."""
+"""Looks at the other end's record; returns why it is refused, or None; may raise RecordError."""
 
 Extend = Callable[[Any], None]
 """Given a store that the two ends of an edge alone have; may raise RuntimeError."""
 
+_LARGEST_RECORD = 1 << 16
+"""Bytes; what stages write has about one thousand."""
+_LONGEST_REFUSAL = 2000
+_NAME = 32
+"""Characters of the name of an attempt."""
 _POLL = 0.01
 _SLOW_POLL = 0.1
 """Seconds between looks at the store, once the other end has been away for a while."""
@@ -152,6 +157,42 @@ def probe(store: str, timeout: float = 5.0) -> None:
         raise ArgumentError(f"no store answers at {store}: {reason}") from None
 
 
+def read_record(data: bytes, where: str) -> dict[str, Any]:
+    """What an end of an edge wrote into the store.
+
+    Args:
+        data: as it stands there.
+        where: its key.
+
+    Returns:
+        A record with a ``name``, what it has ``seen`` and why it ``refused``; all else in it is
+        for the edge to check.
+
+    Raises:
+        RecordError: it is nothing of the kind; says in what.
+    """
+    wrong = _no_record(where)
+    if len(data) > _LARGEST_RECORD:
+        raise RecordError(f"{wrong}{len(data)} bytes, expected at most {_LARGEST_RECORD}")
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
+        raise RecordError(f"{wrong}it is not JSON, but begins with {data[:40]!r}") from None
+    if not isinstance(record, dict):
+        raise RecordError(f"{wrong}expected an object, got {type(record).__name__}")
+    for name, longest in (("name", _NAME), ("seen", _NAME), ("refused", _LONGEST_REFUSAL)):
+        value = record.get(name)
+        if not isinstance(value, str) or len(value) > longest or (name == "name" and not value):
+            raise RecordError(
+                f"{wrong}{name!r} is {shortened(value)}, expected a string of at most {longest}"
+            )
+    return record
+
+
+def _no_record(where: str) -> str:
+    return f"the store at {where!r} holds no record of a stage: "
+
+
 class Meeting:
     """Brings the two ends of an edge together, each time anew.
 
@@ -198,6 +239,7 @@ class Meeting:
         Raises:
             RuntimeError: the store or the other end is gone; to be tried again.
             SchemaError: one end refused the other.
+            RecordError: what stands in the store in the other's place is nothing of the kind.
         """
         # A store that hangs answers nothing, and its client has no limit of its own: each call
         # that never returned keeps a thread, so there are fewer and fewer of them.
@@ -232,6 +274,8 @@ class Meeting:
         mine, theirs = (f"edge{self._edge}/{rank}" for rank in (self._rank, 1 - self._rank))
         own = {**record, "name": uuid.uuid4().hex, "seen": "", "refused": ""}
         said = ""
+        with attempt.limit():
+            self._forget_groups(client)
 
         def say() -> None:
             nonlocal said
@@ -244,9 +288,9 @@ class Meeting:
                 both = client.multi_get([mine, theirs]) if client.check([mine, theirs]) else None
                 there = both[0] if both else client.check([mine]) and client.get(mine)
             # A store that was started again has nothing; one that hung may read old words last.
-            if not there or there.decode() != said:
+            if not there or there != said.encode():
                 say()
-            return json.loads(both[1]) if both else None
+            return read_record(both[1], theirs) if both else None
 
         say()
         soon = time.monotonic() + 10.0
@@ -254,9 +298,15 @@ class Meeting:
             if (other := look()) is None:
                 continue
             if other["name"] != own["seen"]:
-                refusal = accept(other)
-                own |= {"seen": other["name"], "refused": refusal or ""}
+                try:
+                    refusal, wrong = accept(other), None
+                except RecordError as error:
+                    wrong = RecordError(f"{_no_record(theirs)}{error}")
+                    refusal = str(wrong)
+                own |= {"seen": other["name"], "refused": (refusal or "")[:_LONGEST_REFUSAL]}
                 say()
+                if wrong is not None:
+                    raise wrong
             if other["seen"] == own["name"]:  # it lives: only now does it count what it says
                 if own["refused"]:
                     raise SchemaError(own["refused"])
@@ -272,6 +322,19 @@ class Meeting:
                         extend(store)
                 return group
         return None
+
+    def _forget_groups(self, client: TCPStore) -> None:
+        """Deletes what was left of earlier groups of this edge, all of which ended with this end.
+
+        Torch has the addresses of a group under its own keys. So a store holds no more of an edge
+        than two records and one group, however often it is formed.
+        """
+        if not hasattr(client, "list_keys"):  # in older versions of torch
+            return
+        start = f"edge{self._edge}/"
+        for key in client.list_keys():
+            if key.startswith(start) and key not in (f"{start}0", f"{start}1"):
+                client.delete_key(key)
 
     def _options(self) -> Any:
         options = ProcessGroupGloo._Options()  # pyright: ignore[reportAttributeAccessIssue]

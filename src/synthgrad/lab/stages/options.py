@@ -41,7 +41,7 @@ class PipelineConfig(Settings):
     alone: Annotated[int, Field(ge=0)] | None = None
     """Steps for which a stage goes on without the next one before it waits for it; by default
     all: it never does."""
-    timeout: Annotated[float, Field(gt=0)] = 10.0
+    timeout: Annotated[float, Field(gt=0, le=1e6)] = 10.0
     """Seconds of silence after which another stage counts as gone."""
     patience: Annotated[float, Field(gt=0)] = 120.0
     """Seconds for which a stage waits for one that it needs, before it gives up."""
