@@ -55,6 +55,8 @@ class Options:
             store is reached (loopback, where the store is on loopback).
         transport: "auto" sends tensors from GPU to GPU with NCCL where the two ends of an edge have
             one each; "gloo" through the CPU in any case.
+        check_finite: whether NaN and infinity in batches, messages, errors, losses and gradients
+            are refused before a weight, a statistic or an optimiser takes them in.
         fingerprint: anything that says which model and settings this is. Stages with different
             ones refuse to talk.
 
@@ -73,6 +75,7 @@ class Options:
     folder: Path | None = None
     interface: str | None = None
     transport: Literal["auto", "gloo"] = "auto"
+    check_finite: bool = True
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
@@ -112,6 +115,8 @@ class Options:
                 f"fingerprint must be a string of at most {LONGEST_FINGERPRINT} characters, got "
                 f"{self.fingerprint!r:.80}"
             )
+        if not isinstance(self.check_finite, bool):
+            raise ArgumentError(f"check_finite must be a bool, got {self.check_finite!r}")
         if self.transport not in ("auto", "gloo"):
             raise ArgumentError(f'transport must be "auto" or "gloo", got {self.transport!r}')
         dtype = self.message_dtype

@@ -124,18 +124,20 @@ class Worker:
         h = h if synthetic is None else synthetic
         if self.incoming is not None:
             h = h.detach().requires_grad_()
-        started = time.monotonic()
-        output = self.learner.forward(h, y)
-        spent = time.monotonic() - started
         outgoing = self.outgoing
-        # At once, if there is room: the next stage need not wait for our update.
         message = Frame(Kind.TRAIN, frame.step, len(y))
-        if outgoing is not None:
-            message.tensors = (output.detach(), y)
-        offered = outgoing is not None and outgoing.offer(message)
-        started = time.monotonic()
-        loss, sent = self.learner.backward(output, y, keep=self.place.options.synchronous)
-        spent += time.monotonic() - started
+        offered = False
+        with self.learner.step():
+            started = time.monotonic()
+            output = self.learner.forward(h, y)
+            spent = time.monotonic() - started
+            # At once, if there is room: the next stage need not wait for our update.
+            if outgoing is not None:
+                message.tensors = (output.detach(), y)
+                offered = outgoing.offer(message)
+            started = time.monotonic()
+            loss, sent = self.learner.backward(output, y, keep=self.place.options.synchronous)
+            spent += time.monotonic() - started
         self.counters.busy += spent
         self.counters.updates += 1
         self.step = frame.step + 1
