@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from synthgrad.errors import NonFiniteError
@@ -26,16 +27,16 @@ class Guard:
     def __init__(self, label: str, modules: Sequence[nn.Module], *, enabled: bool) -> None:
         self._label, self._enabled = label, enabled
         self._modules = modules
-        # Where buffers are, such as batch norm's statistics. All are copied before the first step,
-        # later on only those that were seen to change.
-        self._still: list[tuple[dict[str, Any], str]] = [
-            (module._buffers, name)
-            for whole in modules
-            for module in whole.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
+        # Where buffers are. Norms' statistics are copied before each step: PyTorch changes them
+        # without counting their versions. Of all others, such as tables and masks, those are that
+        # were seen to change; and all of them before the first step.
+        self._still: list[tuple[dict[str, Any], str]] = []
         self._moving: list[tuple[dict[str, Any], str]] = []
+        for module in (inner for whole in modules for inner in whole.modules()):
+            slots = [
+                (module._buffers, name) for name, b in module._buffers.items() if b is not None
+            ]
+            (self._moving if isinstance(module, _NormBase) else self._still).extend(slots)
         self._seen = False
 
     @contextmanager

@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import spawn
 from pathlib import Path
@@ -22,6 +22,7 @@ from synthgrad import saved
 from synthgrad.distributed.learner import LossFn
 from synthgrad.distributed.options import Options, time_to_stop
 from synthgrad.distributed.place import PeerError
+from synthgrad.distributed.sharing import held, refuse_shared
 from synthgrad.distributed.stage import Stage
 from synthgrad.distributed.store import serve
 from synthgrad.distributed.supervisor import (
@@ -105,6 +106,8 @@ def train(
 
     Raises:
         ArgumentError: something cannot be sent to another process, or does not fit.
+        LockingError: two stages share a parameter, a buffer or memory, as tied weights do; or a
+            feedback model shares one with another stage.
         SynthgradError: a stage died more often than ``restarts`` allows; or raised what would only
             come again: its own error, or one whose cause is the exception of the user's functions.
         KeyboardInterrupt: every stage has stopped; those with a folder have a checkpoint.
@@ -171,21 +174,53 @@ def _models(
     feedback: Callable[[Tensor], Feedback] | Sequence[Feedback],
     batches: Batches,
 ) -> list[Feedback]:
-    if not callable(feedback):
-        models = list(feedback)
+    """The feedback model behind each segment but the last.
+
+    Raises:
+        ArgumentError: there are more or fewer, or one stands in two places.
+        LockingError: two stages share what one of them changes.
+    """
+    for index, segment in enumerate(segments):
+        if not isinstance(segment, nn.Module):
+            raise ArgumentError(f"segment {index} must be a module, got {type(segment).__name__}")
+    own = [held(segment, f"segment {index}") for index, segment in enumerate(segments)]
+    refuse_shared(own)
+    random = torch.get_rng_state()
+    try:
+        models = list(_made(segments, feedback, batches) if callable(feedback) else feedback)
         if len(models) != len(segments) - 1:
             raise ArgumentError(
                 f"{len(segments)} segments need {len(segments) - 1} feedback models, one behind "
                 f"each but the last; got {len(models)}"
             )
-        return models
-    found = []
+        for index, model in enumerate(models):
+            if not isinstance(model, Feedback):
+                raise ArgumentError(
+                    f"what stands behind segment {index} must be a Feedback, got "
+                    f"{type(model).__name__}"
+                )
+            if (first := models.index(model)) != index:
+                raise ArgumentError(
+                    f"one and the same feedback model ({type(model).__name__}) stands behind "
+                    f"segments {first} and {index}; expected one for each, as each learns from "
+                    "errors of its own"
+                )
+            own[index] += held(model, f"the feedback model behind segment {index}")
+        refuse_shared(own)
+    except SynthgradError:
+        torch.set_rng_state(random)  # what is refused leaves nothing behind
+        raise
+    return models
+
+
+def _made(
+    segments: Sequence[nn.Module], feedback: Callable[[Tensor], Feedback], batches: Batches
+) -> Iterator[Feedback]:
     h, _ = batches(0)
     for segment in segments[:-1]:
         with preserved(segment), torch.no_grad():
             h = segment(h)
-        found.append(feedback(h))
-    return found
+        yield feedback(h)
 
 
 def _packed(spec: dict[str, Any]) -> bytes:
