@@ -75,6 +75,20 @@ def links(given, **settings) -> list[Any]:
     return ends
 
 
+def open_end(store, rank, given, options, library=None) -> Edge:
+    """One end of an edge."""
+    return Edge(
+        f"stage {1 - rank}",
+        Meeting(store, 0, rank, interface=None, timeout=options.timeout),
+        rank,
+        options,
+        threading.Condition(),
+        schema=None if rank else given,
+        accept=lambda found, known: None,
+        library=library,
+    )
+
+
 class Ends:
     """Both ends of an edge; each may be closed and opened again."""
 
@@ -85,16 +99,7 @@ class Ends:
         self.edges: list[Edge] = [self.open(0), self.open(1)]
 
     def open(self, rank) -> Edge:
-        return Edge(
-            f"stage {1 - rank}",
-            Meeting(self.store, 0, rank, interface=None, timeout=self.options.timeout),
-            rank,
-            self.options,
-            threading.Condition(),
-            schema=None if rank else self.schema,
-            accept=lambda found, known: None,
-            library=self.libraries[rank],
-        )
+        return open_end(self.store, rank, self.schema, self.options, self.libraries[rank])
 
     def again(self, rank):
         """Opens an end anew."""

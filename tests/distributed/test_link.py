@@ -158,7 +158,7 @@ def test_the_oldest_buffer_is_waited_for_when_there_are_no_more():
 
 def test_a_link_is_lost_by_silence_and_by_a_stranger():
     below, above = links(schema(), timeout=0.3)
-    with pytest.raises(LinkLost, match="Timed out"):
+    with pytest.raises(LinkLost):
         above.link.receive()
     below, above = links(schema(), timeout=1.0)
     other = links(schema((4, 2)))[0].link

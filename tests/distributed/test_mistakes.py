@@ -1,5 +1,7 @@
 """What cannot go away is said once, and what stands in the way is named."""
 
+import os
+import pickle
 import signal
 import time
 from functools import partial
@@ -11,8 +13,12 @@ from torch.nn import functional as F
 
 from synthgrad import feedback
 from synthgrad.distributed import Options, PeerError, Stage, serve, train
-from synthgrad.errors import ArgumentError, ShapeError
+from synthgrad.distributed.launch import _as_report
+from synthgrad.distributed.supervisor import LARGEST_REPORT
+from synthgrad.errors import ArgumentError, ShapeError, SynthgradError
+from tests.distributed.links import until
 from tests.distributed.processes import batches, pipeline
+from tests.sockets import assert_on_loopback
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -20,6 +26,7 @@ pytestmark = pytest.mark.timeout(150)
 def _too_large(path):
     with open(path, "a") as file:
         file.write("asked\n")
+    assert_on_loopback(os.getppid(), at_least=3)  # the store's process and both stages
     return [(torch.cat([x, x]), torch.cat([y, y])) for x, y in [batches(0)]]
 
 
@@ -38,6 +45,58 @@ def test_an_error_that_would_come_again_ends_the_run_at_once(tmp_path):
         )
     assert raised.value.__notes__ == ["This came up in stage 0."]
     assert asked.read_text() == "asked\n"
+
+
+class Awkward(Exception):
+    """Cannot be made from what it says, and so not be sent to another process."""
+
+    def __init__(self, path, line):
+        super().__init__(f"{path}: bad data in line {line}")
+
+
+class Told(Exception):
+    """One that can."""
+
+
+def _bad_batches(step):
+    if step == 2:
+        raise Told("train.csv: bad data")
+    return batches(step)
+
+
+def test_an_exception_of_the_users_ends_the_run_at_once_and_is_its_cause():
+    with pytest.raises(SynthgradError) as raised:
+        train(
+            [nn.Linear(8, 8), nn.Linear(8, 4)],
+            [feedback.Linear(8)],
+            batches=_bad_batches,
+            loss_fn=F.cross_entropy,
+            optimizer=partial(torch.optim.SGD, lr=0.1),
+            steps=10**6,
+            options=Options(timeout=2.0),
+        )
+    assert str(raised.value) == "stage 0: Told: train.csv: bad data"
+    assert isinstance(raised.value.__cause__, Told)
+    assert "in _bad_batches" in raised.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (Awkward("train.csv", 7), "stage 1: Awkward: train.csv: bad data in line 7"),
+        (Told("long " * 10**5), "stage 1: Told: long long"),
+        (SystemExit(3), "stage 1: SystemExit: 3"),
+        (ShapeError("(4, 3) came"), "(4, 3) came"),
+    ],
+    ids=["cannot be sent", "long", "an exit", "one of ours"],
+)
+def test_whatever_a_stage_raises_is_told(error, says):
+    report = _as_report(error, 1)
+    assert len(report) <= LARGEST_REPORT
+    said, cause = pickle.loads(report)
+    assert str(said).startswith(says)
+    assert isinstance(said, SynthgradError)
+    assert cause is None or type(cause) is type(error)
 
 
 def _stage(**settings):
@@ -66,13 +125,14 @@ def test_a_stage_asked_to_stop_saves_before_it_waits_for_one_that_hangs(tmp_path
     # The grace between SIGTERM and SIGKILL is often shorter than the timeout.
     with pipeline(tmp_path, 2, 10**6, timeout=60.0, checkpoint_every=1e6) as stages:
         stages.until(1, lambda s: s["updates"] > 20)
+        folder = tmp_path / f"stage-{who}"
+        until(lambda: list(folder.glob("step-*.pt")))  # its first, which it writes in any case
         stages.send(hangs, signal.SIGSTOP)
         time.sleep(0.5)  # its window is full, or it has nothing to do
+        earlier = set(folder.glob("step-*.pt"))
         stages.send(who, signal.SIGTERM)
-        end = time.monotonic() + 10
-        while not (found := list((tmp_path / f"stage-{who}").glob("step-*.pt"))):
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        until(lambda: set(folder.glob("step-*.pt")) - earlier)
+        (found,) = set(folder.glob("step-*.pt")) - earlier
         time.sleep(0.5)
         assert stages.processes[who].exitcode is None  # it waits for what is on its way
-        assert int(found[0].name.split("-")[1]) == stages.status(who)["step"]
+        assert int(found.name.split("-")[1]) == stages.status(who)["step"]

@@ -171,13 +171,15 @@ def test_a_state_finds_the_same_parameters_in_another_process():
     ids=str,
 )
 def test_each_kind_of_model_has_the_optimiser_that_was_asked_for(given, feedback, inputs):
+    rates = {f"{kind}_optimizer": partial(torch.optim.SGD, lr=r) for kind, r in given.items()}
     learner = Learner(
         nn.Linear(2, 3),
         partial(torch.optim.SGD, lr=1),
         feedback=sg.feedback.Linear(3),
         loss_fn=None,
         inputs=SyntheticInput(2, 2),
-        **{f"{kind}_optimizer": partial(torch.optim.SGD, lr=rate) for kind, rate in given.items()},
+        feedback_optimizer=rates.get("feedback_optimizer"),
+        input_optimizer=rates.get("input_optimizer"),
     )
     found = {name: o.param_groups[0]["lr"] for name, o in learner.optimizers.items()}
     assert found == {"segment": 1, "feedback": feedback, "inputs": inputs}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from synthgrad.distributed.sharing import held, refuse_shared
 from synthgrad.errors import ArgumentError
 
 
@@ -19,6 +20,7 @@ def cut(model: nn.Sequential, stages: int | Sequence[int]) -> list[nn.Sequential
 
     Raises:
         ArgumentError: the numbers do not add up to the modules, or a segment would be empty.
+        LockingError: two segments would share a parameter, a buffer or memory, as tied weights do.
     """
     children = list(model)
     if isinstance(stages, int):
@@ -31,6 +33,17 @@ def cut(model: nn.Sequential, stages: int | Sequence[int]) -> list[nn.Sequential
                 f"of the model, got {sizes}"
             )
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    names = list(model._modules)
+    refuse_shared(
+        [
+            [
+                one
+                for place in range(end - size, end)
+                for one in held(children[place], f"segment {index}", f"{names[place]}.{{}}".format)
+            ]
+            for index, (size, end) in enumerate(zip(sizes, ends, strict=True))
+        ]
+    )
     return [
         nn.Sequential(*children[end - size : end]) for size, end in zip(sizes, ends, strict=True)
     ]

@@ -15,7 +15,10 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 
 from synthgrad.distributed.channel import Sent
-from synthgrad.distributed.schema import Layout
+from synthgrad.distributed.schema import Layout, RecordError, shortened
+
+_LONGEST = 1000
+"""Characters of what an end says."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,23 @@ class Endpoint:
         return asdict(self)
 
     @classmethod
-    def from_record(cls, values: dict[str, Any] | None) -> Endpoint:
-        """The inverse; of an end that says nothing, one that has nothing."""
-        values = values or {}
-        return cls(**{name: str(values.get(name, "")) for name in ("kind", "place", "library")})
+    def from_record(cls, values: Any) -> Endpoint:
+        """The inverse; of an end that says nothing, one that has nothing.
+
+        Raises:
+            RecordError: it is no such record.
+        """
+        values = {} if values is None else values
+        if not isinstance(values, dict):
+            raise RecordError(f"endpoint is {shortened(values)}, expected an object")
+        for name in ("kind", "place", "library"):
+            value = values.get(name, "")
+            if not isinstance(value, str) or len(value) > _LONGEST:
+                raise RecordError(
+                    f"endpoint has {name} {shortened(value)}, expected a string of at most "
+                    f"{_LONGEST}"
+                )
+        return cls(**{name: values.get(name, "") for name in ("kind", "place", "library")})
 
 
 def direct(one: Endpoint, other: Endpoint) -> bool:

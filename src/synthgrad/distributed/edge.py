@@ -11,9 +11,10 @@ from typing import Any
 from synthgrad.distributed.direct import Contents, Endpoint, Library, direct
 from synthgrad.distributed.link import Frame, Link, LinkLost
 from synthgrad.distributed.options import Options
-from synthgrad.distributed.schema import Kind, Schema, SchemaError
+from synthgrad.distributed.schema import Kind, RecordError, Schema, SchemaError, shortened
 from synthgrad.distributed.store import Meeting
 from synthgrad.distributed.window import UNTIL_MEASURED
+from synthgrad.errors import SynthgradError
 
 _DIRECT_TRIES = 2
 """How often in a row the ends try in vain to connect their GPUs, before they do without."""
@@ -41,7 +42,7 @@ class Edge:
     Attributes:
         generation: how often it has been formed.
         inbox: frames that came, oldest first, over the link that is up now.
-        problem: why the ends do not fit, if they do not.
+        problem: why there will never be a link, if there will not: the ends do not fit.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Edge:
         self.name = name
         self.generation = 0
         self.inbox: deque[Frame] = deque()
-        self.problem: SchemaError | None = None
+        self.problem: SynthgradError | None = None
         self.schema = schema
         self.wants_message = wants_message
         self._meeting, self._rank, self._options = meeting, rank, options
@@ -151,14 +152,16 @@ class Edge:
             try:
                 link = self._form()
             except SchemaError as error:
-                with self._changed:
-                    self.problem = SchemaError(f"edge to {self.name}: {error}")
-                    self._changed.notify_all()
+                self._give_up(SchemaError(f"edge to {self.name}: {error}"))
                 return
-            except (RuntimeError, OSError, ValueError, LookupError, TypeError) as error:
+            except (RuntimeError, OSError, ValueError) as error:
                 log.debug("edge to %s: %s", self.name, str(error).split("\n")[0])
                 self._closing.wait(0.1)
                 continue
+            except Exception as error:  # what nobody has thought of must not end in silence
+                kind = type(error).__name__
+                self._give_up(SynthgradError(f"edge to {self.name}: {kind}: {error}"))
+                return
             if link is None:
                 return
             with self._changed:
@@ -171,6 +174,11 @@ class Edge:
                 self.send(Frame(Kind.BYE))
             self._listen(link)
 
+    def _give_up(self, problem: SynthgradError) -> None:
+        with self._changed:
+            self.problem = problem
+            self._changed.notify_all()
+
     def _form(self) -> Link | None:
         # Settled when the group is there: until then it may be the word of a dead process.
         agreed, wanted = self.schema, self.wants_message
@@ -181,13 +189,17 @@ class Edge:
             nonlocal agreed, wanted, others
             others = Endpoint.from_record(other.get("endpoint"))
             if self._rank == 0:
-                wanted = other["wants_message"]
+                wanted = other.get("wants_message")
+                if not isinstance(wanted, bool):
+                    raise RecordError(f"wants_message is {shortened(wanted)}, expected a bool")
                 return None
             try:
-                schema = Schema.from_json(other["schema"])
+                schema = Schema.from_json(other.get("schema"))
                 assert self._accept is not None
                 self._accept(schema, self.schema)
                 agreed = schema
+            except RecordError:
+                raise
             except SchemaError as error:
                 return str(error)
             return None
@@ -261,6 +273,8 @@ class Edge:
                     self._changed.notify_all()
         except LinkLost as error:
             self._lost(link, str(error))
+        except Exception as error:
+            self._lost(link, f"{type(error).__name__}: {error}")
 
     def _lost(self, link: Link, why: str) -> None:
         with self._changed:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import spawn
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,17 @@ from synthgrad import saved
 from synthgrad.distributed.learner import LossFn
 from synthgrad.distributed.options import Options, time_to_stop
 from synthgrad.distributed.place import PeerError
+from synthgrad.distributed.sharing import held, refuse_shared
 from synthgrad.distributed.stage import Stage
 from synthgrad.distributed.store import serve
+from synthgrad.distributed.supervisor import (
+    LARGEST_REPORT,
+    MISTAKE,
+    ChildError,
+    Command,
+    Supervised,
+    Supervisor,
+)
 from synthgrad.distributed.worker import Batches
 from synthgrad.errors import ArgumentError, SynthgradError
 from synthgrad.feedback import Feedback
@@ -31,9 +40,15 @@ from synthgrad.preserve import preserved
 from synthgrad.schedule.optimizers import MakeOptimizer
 
 log = logging.getLogger("synthgrad.distributed")
-_POLL = 0.05
-_WOULD_AGAIN = 3
-"""The exit code of a stage that left an error which would come again."""
+_BEGIN = """\
+import pickle, sys
+from multiprocessing import spawn
+with open(sys.argv[1], "rb") as file:
+    spawn.prepare(pickle.load(file))
+    work, *given = pickle.load(file)
+work(*given)
+"""
+"""What the process of a stage runs, given a file that :func:`_command` wrote."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +100,23 @@ def train(
         evaluate_every: as there.
         metric: as there.
         options: of all stages. Without a folder, a temporary one is used.
-        restarts: how often each stage may be started again.
+        restarts: how often each stage may be started again in a row, with no newer checkpoint in
+            between.
         resume: go on from the checkpoints in the options' folder.
 
     Raises:
         ArgumentError: something cannot be sent to another process, or does not fit.
-        SynthgradError: a stage failed more often than ``restarts`` allows; or its own error, where
-            it would only come again.
+        LockingError: two stages share a parameter, a buffer or memory, as tied weights do; or a
+            feedback model shares one with another stage.
+        SynthgradError: a stage died more often than ``restarts`` allows; or raised what would only
+            come again: its own error, or one whose cause is the exception of the user's functions.
         KeyboardInterrupt: every stage has stopped; those with a folder have a checkpoint.
     """
     options = options or Options()
     with tempfile.TemporaryDirectory(prefix="synthgrad-") as temporary:
-        if options.folder is None:
-            options = replace(options, folder=Path(temporary))
+        private = Path(temporary)
+        folder = options.folder or private
+        options = replace(options, folder=folder)
         models = _models(segments, feedback, batches)
         store = serve()
         shared = {
@@ -113,12 +132,32 @@ def train(
         specs[0] |= {"batches": batches, "evaluation": evaluation, "evaluate_every": evaluate_every}
         specs[-1] |= {"loss_fn": loss_fn, "metric": metric}
         packed = [_packed(spec) for spec in specs]
-        watched = _Watched(packed, steps, restarts, resume, limit=time_to_stop(options.timeout))
-        status = watched.run()
+        commands = [
+            _command(private, index, work, steps, private / f"begun-{index}", resume)
+            for index, work in enumerate(packed)
+        ]
+
+        def progress(index: int) -> list[Path]:
+            return checkpoints(folder / f"stage-{index}")
+
+        supervisor = Supervisor(
+            commands,
+            progress,
+            restarts=restarts,
+            grace=time_to_stop(options.timeout),
+            say=log.warning,
+        )
+        try:
+            reports = supervisor.run()
+        except ChildError as error:
+            if not error.report:
+                raise
+            said, cause = pickle.loads(error.report)
+            raise said from cause
+        assert reports is not None
+        status = [pickle.loads(report) for report in reports]
         for index, segment in enumerate(segments):
-            folder = options.stage_folder(index)
-            assert folder is not None
-            state = saved.load(folder)
+            state = saved.load(folder / f"stage-{index}")
             assert state is not None
             segment.load_state_dict(state["learner"]["segment"])
             if index < len(models):
@@ -127,7 +166,7 @@ def train(
                 own = {k.removeprefix(prefix): v for k, v in stored if k.startswith(prefix)}
                 models[index].load_state_dict(own)
         result = {k: v for k, v in status[-1]["result"].items() if k != "step"}
-        return Trained(result, status, watched.restarted)
+        return Trained(result, status, supervisor.restarted)
 
 
 def _models(
@@ -135,21 +174,53 @@ def _models(
     feedback: Callable[[Tensor], Feedback] | Sequence[Feedback],
     batches: Batches,
 ) -> list[Feedback]:
-    if not callable(feedback):
-        models = list(feedback)
+    """The feedback model behind each segment but the last.
+
+    Raises:
+        ArgumentError: there are more or fewer, or one stands in two places.
+        LockingError: two stages share what one of them changes.
+    """
+    for index, segment in enumerate(segments):
+        if not isinstance(segment, nn.Module):
+            raise ArgumentError(f"segment {index} must be a module, got {type(segment).__name__}")
+    own = [held(segment, f"segment {index}") for index, segment in enumerate(segments)]
+    refuse_shared(own)
+    random = torch.get_rng_state()
+    try:
+        models = list(_made(segments, feedback, batches) if callable(feedback) else feedback)
         if len(models) != len(segments) - 1:
             raise ArgumentError(
                 f"{len(segments)} segments need {len(segments) - 1} feedback models, one behind "
                 f"each but the last; got {len(models)}"
             )
-        return models
-    found = []
+        for index, model in enumerate(models):
+            if not isinstance(model, Feedback):
+                raise ArgumentError(
+                    f"what stands behind segment {index} must be a Feedback, got "
+                    f"{type(model).__name__}"
+                )
+            if (first := models.index(model)) != index:
+                raise ArgumentError(
+                    f"one and the same feedback model ({type(model).__name__}) stands behind "
+                    f"segments {first} and {index}; expected one for each, as each learns from "
+                    "errors of its own"
+                )
+            own[index] += held(model, f"the feedback model behind segment {index}")
+        refuse_shared(own)
+    except SynthgradError:
+        torch.set_rng_state(random)  # what is refused leaves nothing behind
+        raise
+    return models
+
+
+def _made(
+    segments: Sequence[nn.Module], feedback: Callable[[Tensor], Feedback], batches: Batches
+) -> Iterator[Feedback]:
     h, _ = batches(0)
     for segment in segments[:-1]:
         with preserved(segment), torch.no_grad():
             h = segment(h)
-        found.append(feedback(h))
-    return found
+        yield feedback(h)
 
 
 def _packed(spec: dict[str, Any]) -> bytes:
@@ -162,85 +233,65 @@ def _packed(spec: dict[str, Any]) -> bytes:
         ) from None
 
 
-class _Watched:
-    """Processes that are started again when they die; ``limit``: seconds they have to stop."""
-
-    def __init__(
-        self, specs: list[bytes], steps: int, restarts: int, resume: bool, *, limit: float
-    ) -> None:
-        self._specs, self._steps, self._resume = specs, steps, resume
-        self._allowed, self._limit = restarts, limit
-        self._context = multiprocessing.get_context("spawn")
-        self._folder = tempfile.TemporaryDirectory(prefix="synthgrad-status-")
-        self._processes: list[Any] = []
-        self.restarted = [0] * len(specs)
-
-    def run(self) -> list[dict[str, Any]]:
-        try:
-            self._processes = [self._start(i, self._resume) for i in range(len(self._specs))]
-            while any(process.exitcode != 0 for process in self._processes):
-                for index, process in enumerate(self._processes):
-                    if process.exitcode not in (None, 0):
-                        self._again(index, process.exitcode)
-                time.sleep(_POLL)
-            return [pickle.loads(self._status(i).read_bytes()) for i in range(len(self._specs))]
-        finally:
-            for process in self._processes:
-                process.terminate()  # a request to stop, with a checkpoint
-            end = time.monotonic() + self._limit
-            for process in self._processes:
-                process.join(max(0.1, end - time.monotonic()))
-                process.kill()
-            self._folder.cleanup()
-
-    def _start(self, index: int, resume: bool) -> Any:
-        arguments = (self._specs[index], self._steps, resume, str(self._status(index)))
-        process = self._context.Process(target=_work, args=arguments, daemon=True)
-        process.start()
-        return process
-
-    def _again(self, index: int, code: int) -> None:
-        said = pickle.loads(self._status(index).read_bytes()) if code == _WOULD_AGAIN else None
-        if isinstance(said, SynthgradError):
-            said.add_note(f"This came up in stage {index}.")
-            raise said
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        if self.restarted[index] >= self._allowed:
-            raise SynthgradError(
-                f"stage {index} ended with {how}, for the {self.restarted[index] + 1}. time"
-            )
-        self.restarted[index] += 1
-        log.warning("stage %d ended with %s and is started again", index, how)
-        self._processes[index] = self._start(index, True)
-
-    def _status(self, index: int) -> Path:
-        return Path(self._folder.name) / f"{index}.pickle"
+def _command(folder: Path, index: int, *work: Any) -> Command:
+    """How a process is started that calls :func:`_work`."""
+    path = folder / f"stage-{index}.pickle"
+    # It begins as multiprocessing's own do: with this process's search path and main module.
+    here = spawn.get_preparation_data(f"stage {index}")
+    here.pop("authkey", None)
+    path.write_bytes(pickle.dumps(here) + pickle.dumps((_work, index, *work)))
+    return Command([sys.executable, "-c", _BEGIN, str(path)])
 
 
-def _work(packed: bytes, steps: int, resume: bool, where: str) -> None:
-    """What the process of one stage does."""
+def _work(index: int, packed: bytes, steps: int, begun: Path, resume: bool) -> NoReturn:
+    """What the process of one stage does.
+
+    Args:
+        index: which.
+        packed: what it is made of.
+        steps: of the run.
+        begun: a file that says that an earlier process of this stage has begun its part of the run.
+        resume: whether the first one goes on with an earlier run.
+    """
+    supervised = Supervised()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     try:
-        result: Any = _trained(packed, steps, resume)
-    except PeerError:  # the other may be there next time
-        raise
-    except SynthgradError as error:
-        result = error
-    saved.write(Path(where), pickle.dumps(result), sync=False)
-    if isinstance(result, SynthgradError):
-        raise SystemExit(_WOULD_AGAIN)
+        stage = Stage(**pickle.loads(packed))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stage.stop())
+        if stage.worker.folder is not None and not (resume or begun.exists()):
+            for old in checkpoints(stage.worker.folder):
+                old.unlink()
+        begun.touch()
+        status = stage.run(steps, resume=True)
+    except PeerError as error:  # the other may be there next time
+        supervised.end(1, str(error).encode())
+    except BaseException as error:  # the user's SystemExit as well: all these would come again
+        supervised.end(MISTAKE, _as_report(error, index))
+    # Whoever stopped it was not the supervisor, where that hears of it: then it is needed.
+    supervised.end(0 if status["state"] == "finished" else 130, pickle.dumps(status))
 
 
-def _trained(packed: bytes, steps: int, resume: bool) -> dict[str, Any]:
-    stage = Stage(**pickle.loads(packed))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stage.stop())
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+def _as_report(error: BaseException, index: int) -> bytes:
+    """An error and its cause, to be raised where the stages were launched from."""
+    text = f"{type(error).__name__}: {error}"[:4000]
+    plain = SynthgradError(f"stage {index}: {text}")
+    where = "".join(traceback.format_exception(error))[-8000:]
+    plain.add_note(f"In the process of stage {index}:\n{where}")
+    said: tuple[SynthgradError, BaseException | None] = plain, error
+    if isinstance(error, SynthgradError):
+        error.add_note(f"This came up in stage {index}.")
+        said = error, None
+    try:
+        report = pickle.dumps(said)
+        pickle.loads(report)
+        if len(report) <= LARGEST_REPORT:
+            return report
+    except Exception:  # one that cannot be made again from what it says
+        pass
+    return pickle.dumps((plain, None))
 
-    def follow() -> None:
-        parent.join()
-        stage.stop()
 
-    threading.Thread(target=follow, daemon=True).start()
-    return stage.run(steps, resume=resume)
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a stage; others, once it has got further."""
+    return sorted(folder.glob("step-*.pt"))

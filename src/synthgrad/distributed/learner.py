@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from synthgrad.context import context as in_context
-from synthgrad.errors import ArgumentError, ShapeError
+from synthgrad.distributed.guard import Guard
+from synthgrad.errors import ArgumentError, NonFiniteError, ShapeError
 from synthgrad.feedback import Feedback, Regression
 from synthgrad.functional import squared_error
 from synthgrad.interface import Interface
@@ -47,6 +49,8 @@ class Learner:
         feedback_optimizer: for feedback models and ``inputs``, where they want another.
         inputs: predicts the message that comes in.
         input_optimizer: for ``inputs``, where they want yet another.
+        label: how errors call it.
+        check_finite: whether NaN and infinity are refused before anything takes them in.
 
     Raises:
         ArgumentError: not exactly one of ``feedback`` and ``loss_fn`` is there, or the feedback
@@ -63,6 +67,8 @@ class Learner:
         feedback_optimizer: MakeOptimizer | None = None,
         inputs: Regression | None = None,
         input_optimizer: MakeOptimizer | None = None,
+        label: str = "the stage",
+        check_finite: bool = True,
     ) -> None:
         if (feedback is None) == (loss_fn is None):
             raise ArgumentError(
@@ -74,7 +80,9 @@ class Learner:
                 "only errors travel, so expected a model that is fitted to these"
             )
         self.segment, self.loss_fn, self.inputs = segment, loss_fn, inputs
-        self.interface = None if feedback is None else Interface(feedback, name="outgoing")
+        self.interface = None
+        if feedback is not None:
+            self.interface = Interface(feedback, name="outgoing", check_finite=check_finite)
         self.fits = 0
         inner = [m for m in segment.modules() if isinstance(m, Interface)]
         # In an order that is the same in the process that will load this one's state.
@@ -91,6 +99,24 @@ class Learner:
         for name, (maker, parameters) in asked.items():
             if trained := [p for p in parameters if p.requires_grad]:
                 self.optimizers[name] = maker(trained)
+        modules = [m for m in (segment, feedback, inputs) if m is not None]
+        self._guard = Guard(label, modules, enabled=check_finite)
+        self._label = label
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Around :meth:`forward` and :meth:`backward`: one that fails leaves nothing behind.
+
+        Raises:
+            NonFiniteError: something is NaN or infinite; says of which stage, and what.
+        """
+        with self._guard.step():
+            try:
+                yield
+            except NonFiniteError as error:
+                if str(error).startswith(self._label):
+                    raise
+                raise NonFiniteError(f"{self._label}: {error}") from error
 
     @property
     def device(self) -> torch.device:
@@ -106,9 +132,17 @@ class Learner:
         return "feedback" in self.optimizers or type(feedback).observe is not Feedback.observe
 
     def forward(self, h: Tensor, y: Tensor) -> Any:
-        """Runs the segment, with a graph."""
+        """Runs the segment, with a graph.
+
+        Raises:
+            NonFiniteError: the input holds NaN or infinity, or the message to be sent does.
+        """
+        self._guard.check("its input", h)
         with torch.enable_grad(), in_context(y):
-            return self.segment(h)
+            output = self.segment(h)
+        if self.interface is not None:
+            self._guard.check("its message", output)
+        return output
 
     def backward(self, output: Tensor, y: Tensor, *, keep: bool) -> tuple[Tensor | None, Sent]:
         """The backward pass from the synthetic error, or from the loss; then the update.
@@ -120,6 +154,10 @@ class Learner:
 
         Returns:
             The loss, of the last segment; and what a target will be fitted with.
+
+        Raises:
+            NonFiniteError: the loss, the synthetic error or a gradient holds NaN or infinity; there
+                was no update.
         """
         self._clear("segment", "inner")
         loss = message = None
@@ -128,11 +166,12 @@ class Learner:
                 assert self.loss_fn is not None
                 loss = self.loss_fn(output, y)
                 loss = losses(loss).mean() if loss.ndim else loss
+                self._guard.check("the loss", loss)
                 loss.backward()
                 loss = loss.detach()
             else:
                 message, _ = self.interface.send(output, y)
-        self._step("segment", "inner")
+        self._update("segment", "inner")
         return loss, Sent(output.detach(), y, self.fits, message if keep else None)
 
     def fit(self, sent: Sent, delta: Tensor) -> None:
@@ -140,32 +179,44 @@ class Learner:
 
         A model that has changed since it predicted predicts anew: what it is corrected for is
         what it would say now.
+
+        Raises:
+            ShapeError: the error is not of the message's shape.
+            NonFiniteError: it holds NaN or infinity; nothing was fitted to it.
         """
         assert self.interface is not None
-        self._clear("feedback")
-        message = sent.message
-        if message is None or sent.fits != self.fits:
-            message, _ = self.interface.send(sent.h, sent.y)
-        if delta.shape != message.shape:
+        if delta.shape != sent.h.shape:
             raise ShapeError(
                 f"a target of shape {tuple(delta.shape)} came for a message of shape "
-                f"{tuple(message.shape)}"
+                f"{tuple(sent.h.shape)}"
             )
-        message.backward(delta.to(message.dtype))
-        self._step("feedback")
+        self._clear("feedback")
+        with self.step():
+            self._guard.check("the error that came back", delta)
+            self._guard.check("a message that an error came back for", sent.h)
+            message = sent.message
+            if message is None or sent.fits != self.fits:
+                message, _ = self.interface.send(sent.h, sent.y)
+            message.backward(delta.to(message.dtype))
+            self._update("feedback")
         self.fits += 1
 
     def predict(self, x: Tensor, y: Tensor) -> Tensor:
         """The synthetic input: what the stage below would send for this batch."""
         assert self.inputs is not None
-        with torch.no_grad():
-            return self.inputs(x, y)
+        with self.step(), torch.no_grad():
+            self._guard.check("the batch that its input is predicted from", x)
+            predicted = self.inputs(x, y)
+            self._guard.check("the input that it predicts", predicted)
+        return predicted
 
     def fit_inputs(self, x: Tensor, y: Tensor, h: Tensor) -> None:
         """Fits the synthetic input to the message that really came."""
         assert self.inputs is not None
         self._clear("inputs")
-        with torch.enable_grad():
+        with self.step(), torch.enable_grad():
+            self._guard.check("the batch that its input is predicted from", x)
+            self._guard.check("its input", h)
             predicted = self.inputs(x, y)
             if predicted.shape != h.shape:
                 raise ShapeError(
@@ -173,7 +224,7 @@ class Learner:
                     f"{tuple(h.shape)}"
                 )
             squared_error(predicted, h).backward()
-        self._step("inputs")
+            self._update("inputs")
 
     @torch.no_grad()
     def evaluate(self, h: Tensor) -> Any:
@@ -210,10 +261,8 @@ class Learner:
             if name in self.optimizers:
                 self.optimizers[name].zero_grad()
 
-    def _step(self, *names: str) -> None:
-        for name in names:
-            if name in self.optimizers:
-                self.optimizers[name].step()
+    def _update(self, *names: str) -> None:
+        self._guard.update([self.optimizers[name] for name in names if name in self.optimizers])
 
 
 def _parameters(module: nn.Module | None) -> list[nn.Parameter]:

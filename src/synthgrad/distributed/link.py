@@ -165,12 +165,16 @@ class Link:
         check, kind, step, rows, flags, number, acknowledged, in_flight, *times = fields
         if check != self._check:
             raise LinkLost(f"a frame carries the number {check}, expected {self._check}")
+        try:
+            kind = Kind(kind)
+        except ValueError:
+            raise LinkLost(f"a frame is of kind {kind}, which there is none of") from None
         self._acknowledged = max(self._acknowledged, acknowledged)
         self._unanswered_beats = 0
         self._measure(*times)
         self._channel.make_room(in_flight)
         first, last, final = (bool(flags & bit) for bit in (4, 1, 2))
-        return Frame(Kind(kind), step, rows, first, last, final, number, tuple(tensors))
+        return Frame(kind, step, rows, first, last, final, number, tuple(tensors))
 
     def _send(self, frame: Frame) -> None:
         self._quiet = False

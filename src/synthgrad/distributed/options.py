@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,11 @@ from synthgrad.errors import ArgumentError
 
 MAX_WINDOW = 128
 """The most messages in flight that ``window="auto"`` may choose."""
+
+
+LONGEST_FINGERPRINT = 4096
+_LONGEST_TIMEOUT = 1e6
+"""Seconds: eleven days. The libraries below count in nanoseconds, or in days, and overflow."""
 
 
 def time_to_stop(timeout: float) -> float:
@@ -49,6 +55,8 @@ class Options:
             store is reached (loopback, where the store is on loopback).
         transport: "auto" sends tensors from GPU to GPU with NCCL where the two ends of an edge have
             one each; "gloo" through the CPU in any case.
+        check_finite: whether NaN and infinity in batches, messages, errors, losses and gradients
+            are refused before a weight, a statistic or an optimiser takes them in.
         fingerprint: anything that says which model and settings this is. Stages with different
             ones refuse to talk.
 
@@ -67,33 +75,52 @@ class Options:
     folder: Path | None = None
     interface: str | None = None
     transport: Literal["auto", "gloo"] = "auto"
+    check_finite: bool = True
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        if self.window != "auto" and not (
-            isinstance(self.window, int) and 1 <= self.window <= MAX_WINDOW
-        ):
+        if self.window != "auto" and not _whole(self.window, 1, MAX_WINDOW):
             raise ArgumentError(
                 f'window must be "auto" or from 1 to {MAX_WINDOW}, got {self.window!r}'
             )
-        if self.target_every < 1:
-            raise ArgumentError(f"target_every must be at least 1, got {self.target_every!r}")
-        if self.alone is not None and self.alone < 0:
-            raise ArgumentError(f"alone must be None or at least 0, got {self.alone!r}")
+        if not _whole(self.target_every, 1):
+            raise ArgumentError(
+                f"target_every must be a whole number of at least 1, got {self.target_every!r}"
+            )
+        if self.alone is not None and not _whole(self.alone, 0):
+            raise ArgumentError(
+                f"alone must be None or a whole number of at least 0, got {self.alone!r}"
+            )
         if self.synchronous and self.target_every != 1:
             raise ArgumentError(
                 "synchronous stages wait for the target of each message, so target_every must be "
                 f"1, got {self.target_every!r}"
             )
-        for name in ("timeout", "patience", "checkpoint_every"):
-            if not getattr(self, name) > 0:
+        for name, most in (
+            ("timeout", _LONGEST_TIMEOUT),
+            ("patience", math.inf),
+            ("checkpoint_every", math.inf),
+        ):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 < value <= most:
+                limit = "" if most == math.inf else f" of at most {most:g}"
                 raise ArgumentError(
-                    f"{name} must be a positive number of seconds, got {getattr(self, name)!r}"
+                    f"{name} must be a positive number of seconds{limit}, got {value!r}"
                 )
+        if self.folder is not None and not isinstance(self.folder, Path):
+            raise ArgumentError(f"folder must be None or a Path, got {self.folder!r}")
+        if not isinstance(self.fingerprint, str) or len(self.fingerprint) > LONGEST_FINGERPRINT:
+            raise ArgumentError(
+                f"fingerprint must be a string of at most {LONGEST_FINGERPRINT} characters, got "
+                f"{self.fingerprint!r:.80}"
+            )
+        if not isinstance(self.check_finite, bool):
+            raise ArgumentError(f"check_finite must be a bool, got {self.check_finite!r}")
         if self.transport not in ("auto", "gloo"):
             raise ArgumentError(f'transport must be "auto" or "gloo", got {self.transport!r}')
         dtype = self.message_dtype
-        if dtype is not None and not dtype.is_floating_point:
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ArgumentError(f"message_dtype must be a floating-point type, got {dtype}")
 
     @property
@@ -104,3 +131,7 @@ class Options:
     def stage_folder(self, index: int) -> Path | None:
         """Where one stage keeps its things."""
         return None if self.folder is None else self.folder / f"stage-{index}"
+
+
+def _whole(value: object, least: int, most: int = 2**63 - 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most

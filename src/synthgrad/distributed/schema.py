@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,13 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from synthgrad.distributed.options import LONGEST_FINGERPRINT, MAX_WINDOW
 from synthgrad.errors import SynthgradError
 
 VERSION = 2
+_LARGEST = 1 << 32
+"""Bytes of a tensor that is sent."""
+_LONGEST = LONGEST_FINGERPRINT
+"""Characters of a string."""
+_DIMENSIONS = 16
+_RANGES = {"stages": (1, 1 << 20), "capacity": (1, MAX_WINDOW), "target_every": (0, 2**63 - 1)}
+_WHOLE = {torch.bool} | {getattr(torch, f"{u}int{n}") for u in ("", "u") for n in (8, 16, 32, 64)}
 
 
 class SchemaError(SynthgradError, ValueError):
     """Two neighbouring stages do not belong to the same pipeline; says in what they differ."""
+
+
+class RecordError(SchemaError):
+    """What stands in the store is nothing that any stage writes; says in which field."""
 
 
 class Kind(IntEnum):
@@ -77,19 +90,46 @@ class Schema:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> Schema:
+    def from_json(cls, text: Any) -> Schema:
         """The inverse of :meth:`to_json`.
 
         Raises:
             SchemaError: it is of another version.
+            RecordError: it is no schema at all.
         """
-        values = json.loads(text)
-        if values.get("version") != VERSION or values.keys() != {f.name for f in fields(cls)}:
+        try:
+            values = json.loads(text)
+        except (TypeError, ValueError, RecursionError):
+            raise RecordError(f"the schema is not JSON, but {shortened(text)}") from None
+        if not isinstance(values, dict):
+            raise RecordError(f"the schema is {shortened(values)}, expected an object")
+        version = values.get("version")
+        if version != VERSION or isinstance(version, bool):
             raise SchemaError(
-                f"the other stage speaks version {values.get('version')!r}, this one {VERSION}"
+                f"the other stage speaks version {shortened(version)}, this one {VERSION}"
             )
-        for name in ("shape", "label_shape"):
-            values[name] = tuple(values[name])
+        if values.keys() != {f.name for f in fields(cls)}:
+            found = shortened(sorted(map(str, values)))
+            raise RecordError(
+                f"the schema has the fields {found}, expected {sorted(f.name for f in fields(cls))}"
+            )
+        for name in ("stages", "capacity", "target_every"):
+            low, high = _RANGES[name]
+            if type(values[name]) is not int or not low <= values[name] <= high:
+                raise RecordError(
+                    f"{name} is {shortened(values[name])}, expected a whole number from {low} to "
+                    f"{high}"
+                )
+        for name in ("fingerprint", "dtype", "wire", "label_dtype"):
+            if not isinstance(values[name], str) or len(values[name]) > _LONGEST:
+                raise RecordError(
+                    f"{name} is {shortened(values[name])}, expected a string of at most {_LONGEST}"
+                )
+        for name, dtypes in (("shape", ("dtype", "wire")), ("label_shape", ("label_dtype",))):
+            values[name] = _shape(name, values[name], [values[dtype] for dtype in dtypes])
+        for name in ("dtype", "wire"):
+            if not named_dtype(values[name]).is_floating_point:
+                raise RecordError(f"{name} is {values[name]!r}, expected a floating-point type")
         return cls(**values)
 
     @property
@@ -117,6 +157,33 @@ class Schema:
         if not with_message:
             return Layout([error])
         return Layout([error, error, (self.label_shape, self.label_dtype)])
+
+
+def _shape(name: str, value: Any, dtypes: Sequence[str]) -> tuple[int, ...]:
+    """A shape out of a record.
+
+    Raises:
+        RecordError: it is none, or that of a tensor too large to be sent.
+    """
+    dimensions = isinstance(value, list) and len(value) <= _DIMENSIONS
+    if not dimensions or not all(type(n) is int and 0 <= n <= _LARGEST for n in value):
+        raise RecordError(
+            f"{name} is {shortened(value)}, expected at most {_DIMENSIONS} whole numbers of at "
+            f"least 0"
+        )
+    size = math.prod(value) * max(named_dtype(dtype).itemsize for dtype in dtypes)
+    if size > _LARGEST:
+        raise RecordError(f"{name} is {value}: {size} bytes, expected at most {_LARGEST}")
+    return tuple(value)
+
+
+def shortened(value: Any) -> str:
+    """What came, for an error; of what is long, the beginning."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits, or lists in lists
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 class Layout:
@@ -180,9 +247,11 @@ def named_dtype(name: str) -> torch.dtype:
     """The inverse of :func:`dtype_name`.
 
     Raises:
-        SchemaError: there is no such type.
+        RecordError: there is no such type, or none of its tensors can be sent.
     """
     dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
-        raise SchemaError(f"there is no tensor type {name!r}")
+    if not isinstance(dtype, torch.dtype) or not (
+        dtype.is_floating_point or dtype.is_complex or dtype in _WHOLE
+    ):
+        raise RecordError(f"there is no tensor type {shortened(name)} that can be sent")
     return dtype

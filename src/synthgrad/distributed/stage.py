@@ -110,6 +110,8 @@ class Stage:
             feedback_optimizer=feedback_optimizer,
             inputs=inputs,
             input_optimizer=input_optimizer,
+            label=f"stage {index}",
+            check_finite=options.check_finite,
         )
         self.worker = Worker(
             Place(index, stages, store, options),
@@ -132,6 +134,8 @@ class Stage:
         Raises:
             SchemaError: a neighbour does not belong to the same pipeline.
             PeerError: a stage that is needed did not come within ``options.patience``.
+            NonFiniteError: a batch, message, error, loss or gradient holds NaN or infinity; no
+                weight, statistic or optimiser has taken it in (``options.check_finite``).
         """
         worker = self.worker
         path = None if worker.folder is None else worker.folder / "status.json"

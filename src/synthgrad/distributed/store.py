@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import socket
 import threading
@@ -15,15 +16,20 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import ProcessGroupGloo
 
 from synthgrad.distributed.bounded import Bounded
-from synthgrad.distributed.schema import SchemaError
+from synthgrad.distributed.schema import RecordError, SchemaError, shortened
 from synthgrad.errors import ArgumentError
 
 Accept = Callable[[dict[str, Any]], str | None]
-"""Looks at the other end's record; returns why it is refused, or None."""
+"""Looks at the other end's record; returns why it is refused, or None; may raise RecordError."""
 
 Extend = Callable[[Any], None]
 """Given a store that the two ends of an edge alone have; may raise RuntimeError."""
 
+_LARGEST_RECORD = 1 << 16
+"""Bytes; what stages write has about one thousand."""
+_LONGEST_REFUSAL = 2000
+_NAME = 32
+"""Characters of the name of an attempt."""
 _POLL = 0.01
 _SLOW_POLL = 0.1
 """Seconds between looks at the store, once the other end has been away for a while."""
@@ -39,15 +45,25 @@ def serve(port: int = 0, host: str = "127.0.0.1") -> TCPStore:
 
     Args:
         port: 0 for any that is free; the result's ``port`` says which.
-        host: the address to listen on.
+        host: the address to listen on. Every interface is "0.0.0.0", or "::" with IPv6, spelled
+            out: nothing else that would mean it is taken for it.
 
     Raises:
-        ArgumentError: it cannot listen there.
+        ArgumentError: it cannot listen there, or ``host`` means every interface in another way.
     """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port < 65536:
+        raise ArgumentError(f"port must be a number from 0 to 65535, got {port!r}")
+    check_host(host)
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"the store cannot listen on {host!r}: {error}") from None
+    if host not in _EVERY and _is_every(str(where[0])):
+        raise _means_every(host)
+    listener = socket.socket(family)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        listener.bind(where)
         listener.listen(128)
     except OSError as error:
         listener.close()
@@ -55,12 +71,49 @@ def serve(port: int = 0, host: str = "127.0.0.1") -> TCPStore:
     port = listener.getsockname()[1]
     # TCPStore itself would listen on every interface; it takes over a socket that does not.
     return TCPStore(
-        host,
+        str(where[0]),
         port,
         is_master=True,
         wait_for_workers=False,
         master_listen_fd=listener.detach(),
         timeout=timedelta(seconds=30),
+    )
+
+
+_EVERY = ("0.0.0.0", "::")
+
+
+def check_host(host: str) -> None:
+    """Refuses what is no address, or would mean every one of this machine without saying so.
+
+    Raises:
+        ArgumentError: it is such a value.
+    """
+    if not isinstance(host, str) or not host.strip() or "\0" in host:
+        raise ArgumentError(
+            f"host must be an address or a name, got {host!r}; for every interface of this "
+            'machine, say "0.0.0.0" or "::"'
+        )
+    if host in _EVERY:
+        return
+    try:  # such as "0", "0x0" and "::0"; asks nobody
+        found = socket.getaddrinfo(host.strip("[] "), None, flags=socket.AI_NUMERICHOST)
+    except (OSError, ValueError):
+        found = []
+    if host in ("*", "<broadcast>") or any(_is_every(str(address[0])) for *_, address in found):
+        raise _means_every(host)
+
+
+def _is_every(address: str) -> bool:
+    found = ipaddress.ip_address(address.split("%")[0])
+    inner = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (inner or found).is_unspecified
+
+
+def _means_every(host: str) -> ArgumentError:
+    return ArgumentError(
+        f"host {host!r} means every interface of this machine; where that is meant, say "
+        '"0.0.0.0" or "::"'
     )
 
 
@@ -70,10 +123,74 @@ def address(store: str) -> tuple[str, int]:
     Raises:
         ArgumentError: it is not of that form.
     """
-    host, _, port = store.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    host, _, port = store.rpartition(":") if isinstance(store, str) else ("", "", "")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    whole = port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536
+    if not host or not whole:
         raise ArgumentError(f'store must be "host:port", got {store!r}')
-    return host.strip("[]"), int(port)
+    check_host(host)
+    return host, int(port)
+
+
+def probe(store: str, timeout: float = 5.0) -> None:
+    """Looks whether a store answers.
+
+    Args:
+        store: "host:port".
+        timeout: seconds to wait for its answer.
+
+    Raises:
+        ArgumentError: none does.
+    """
+    host, port = address(store)
+    limit = timedelta(seconds=timeout)
+
+    def ask(attempt: Bounded) -> None:
+        with attempt.limit():
+            TCPStore(host, port, is_master=False, timeout=limit).check(["edge0/0"])
+
+    try:
+        socket.create_connection((host, port), timeout=timeout).close()  # says no at once
+        Bounded(ask, timeout, threading.Event()).result()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArgumentError(f"no store answers at {store}: {reason}") from None
+
+
+def read_record(data: bytes, where: str) -> dict[str, Any]:
+    """What an end of an edge wrote into the store.
+
+    Args:
+        data: as it stands there.
+        where: its key.
+
+    Returns:
+        A record with a ``name``, what it has ``seen`` and why it ``refused``; all else in it is
+        for the edge to check.
+
+    Raises:
+        RecordError: it is nothing of the kind; says in what.
+    """
+    wrong = _no_record(where)
+    if len(data) > _LARGEST_RECORD:
+        raise RecordError(f"{wrong}{len(data)} bytes, expected at most {_LARGEST_RECORD}")
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
+        raise RecordError(f"{wrong}it is not JSON, but begins with {data[:40]!r}") from None
+    if not isinstance(record, dict):
+        raise RecordError(f"{wrong}expected an object, got {type(record).__name__}")
+    for name, longest in (("name", _NAME), ("seen", _NAME), ("refused", _LONGEST_REFUSAL)):
+        value = record.get(name)
+        if not isinstance(value, str) or len(value) > longest or (name == "name" and not value):
+            raise RecordError(
+                f"{wrong}{name!r} is {shortened(value)}, expected a string of at most {longest}"
+            )
+    return record
+
+
+def _no_record(where: str) -> str:
+    return f"the store at {where!r} holds no record of a stage: "
 
 
 class Meeting:
@@ -122,6 +239,7 @@ class Meeting:
         Raises:
             RuntimeError: the store or the other end is gone; to be tried again.
             SchemaError: one end refused the other.
+            RecordError: what stands in the store in the other's place is nothing of the kind.
         """
         # A store that hangs answers nothing, and its client has no limit of its own: each call
         # that never returned keeps a thread, so there are fewer and fewer of them.
@@ -156,6 +274,8 @@ class Meeting:
         mine, theirs = (f"edge{self._edge}/{rank}" for rank in (self._rank, 1 - self._rank))
         own = {**record, "name": uuid.uuid4().hex, "seen": "", "refused": ""}
         said = ""
+        with attempt.limit():
+            self._forget_groups(client)
 
         def say() -> None:
             nonlocal said
@@ -168,9 +288,9 @@ class Meeting:
                 both = client.multi_get([mine, theirs]) if client.check([mine, theirs]) else None
                 there = both[0] if both else client.check([mine]) and client.get(mine)
             # A store that was started again has nothing; one that hung may read old words last.
-            if not there or there.decode() != said:
+            if not there or there != said.encode():
                 say()
-            return json.loads(both[1]) if both else None
+            return read_record(both[1], theirs) if both else None
 
         say()
         soon = time.monotonic() + 10.0
@@ -178,9 +298,15 @@ class Meeting:
             if (other := look()) is None:
                 continue
             if other["name"] != own["seen"]:
-                refusal = accept(other)
-                own |= {"seen": other["name"], "refused": refusal or ""}
+                try:
+                    refusal, wrong = accept(other), None
+                except RecordError as error:
+                    wrong = RecordError(f"{_no_record(theirs)}{error}")
+                    refusal = str(wrong)
+                own |= {"seen": other["name"], "refused": (refusal or "")[:_LONGEST_REFUSAL]}
                 say()
+                if wrong is not None:
+                    raise wrong
             if other["seen"] == own["name"]:  # it lives: only now does it count what it says
                 if own["refused"]:
                     raise SchemaError(own["refused"])
@@ -196,6 +322,19 @@ class Meeting:
                         extend(store)
                 return group
         return None
+
+    def _forget_groups(self, client: TCPStore) -> None:
+        """Deletes what was left of earlier groups of this edge, all of which ended with this end.
+
+        Torch has the addresses of a group under its own keys. So a store holds no more of an edge
+        than two records and one group, however often it is formed.
+        """
+        if not hasattr(client, "list_keys"):  # in older versions of torch
+            return
+        start = f"edge{self._edge}/"
+        for key in client.list_keys():
+            if key.startswith(start) and key not in (f"{start}0", f"{start}1"):
+                client.delete_key(key)
 
     def _options(self) -> Any:
         options = ProcessGroupGloo._Options()  # pyright: ignore[reportAttributeAccessIssue]

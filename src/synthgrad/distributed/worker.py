@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -20,9 +22,12 @@ from synthgrad.distributed.outgoing import Outgoing
 from synthgrad.distributed.place import Place
 from synthgrad.distributed.schema import Kind, Schema
 from synthgrad.distributed.status import Counters
+from synthgrad.errors import SynthgradError
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 log = logging.getLogger("synthgrad.distributed")
+_FIRST_SAVE = 0.5
+"""Seconds after which a process saves for the first time, once there is anything new."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +71,21 @@ class Worker:
         self._evaluation = evaluation
         self._evaluated = 0
         self._tally = Tally(evaluation.metric)
-        self._save_at = time.monotonic() + place.options.checkpoint_every
+        self._save_at = math.inf
         self._killed = False
-        self._saved: tuple[int, ...] = ()
+        self._saved = self._done()
         self._through = -1  # the steps of the run that an earlier process brought to its end
 
     def run(self, steps: int, *, resume: bool) -> None:
         """Does everything; afterwards ``state`` is "finished" or "stopped"."""
         place = self.place
         schemas = self._restore() if resume else {}
-        if not resume and self.folder is not None and any(self.folder.glob("step-*.pt")):
-            self._save()  # or else a restart might go on with the run that was here before
+        if not resume and self.folder is not None:
+            self._begin_anew(self.folder)
+        self._saved = self._done()
+        if not place.stopping:
+            # Early, so that a stage that is killed soon and often gets further all the same.
+            self._save_at = time.monotonic() + min(_FIRST_SAVE, place.options.checkpoint_every)
         self.learner.segment.train()
         if place.index < place.stages - 1:
             self.outgoing = Outgoing(
@@ -115,18 +124,20 @@ class Worker:
         h = h if synthetic is None else synthetic
         if self.incoming is not None:
             h = h.detach().requires_grad_()
-        started = time.monotonic()
-        output = self.learner.forward(h, y)
-        spent = time.monotonic() - started
         outgoing = self.outgoing
-        # At once, if there is room: the next stage need not wait for our update.
         message = Frame(Kind.TRAIN, frame.step, len(y))
-        if outgoing is not None:
-            message.tensors = (output.detach(), y)
-        offered = outgoing is not None and outgoing.offer(message)
-        started = time.monotonic()
-        loss, sent = self.learner.backward(output, y, keep=self.place.options.synchronous)
-        spent += time.monotonic() - started
+        offered = False
+        with self.learner.step():
+            started = time.monotonic()
+            output = self.learner.forward(h, y)
+            spent = time.monotonic() - started
+            # At once, if there is room: the next stage need not wait for our update.
+            if outgoing is not None:
+                message.tensors = (output.detach(), y)
+                offered = outgoing.offer(message)
+            started = time.monotonic()
+            loss, sent = self.learner.backward(output, y, keep=self.place.options.synchronous)
+            spent += time.monotonic() - started
         self.counters.busy += spent
         self.counters.updates += 1
         self.step = frame.step + 1
@@ -223,7 +234,7 @@ class Worker:
         self.train(Frame(Kind.TRAIN, self.step, tensors=(predicted, y)))
 
     def _finish_first(self) -> str:
-        self._save()  # whoever is started again evaluates what is evaluated here
+        self._save_if_new()  # whoever is started again evaluates what is evaluated here
         while True:
             count = 0
             for frame in self._evaluation_frames(final=True):
@@ -238,7 +249,7 @@ class Worker:
     def _finish(self, incoming: Incoming, end: Frame) -> str:
         if self._ending.is_whole(end):
             if self.outgoing is not None:
-                self._save()
+                self._save_if_new()
             if self._ending.reach(end.step, end.rows):
                 return "finished"
         if not self.place.stopping:  # a stage was lost before it was through
@@ -251,10 +262,16 @@ class Worker:
         self._save_if_due()
 
     def _save_if_due(self) -> None:
-        now = self.step, self.counters.updates, self.counters.targets
-        if self.folder and time.monotonic() > self._save_at and now != self._saved:
-            self._saved = now
+        if time.monotonic() > self._save_at:
+            self._save_if_new()
+
+    def _save_if_new(self) -> None:
+        if self._done() != self._saved:
             self._save()
+
+    def _done(self) -> tuple[int, int, int]:
+        """What a checkpoint would be worth writing for."""
+        return self.step, self.counters.updates, self.counters.targets
 
     def _report(self, step: int) -> None:
         values = self._tally.take()
@@ -281,8 +298,22 @@ class Worker:
         state = {"learner": self.learner.state_dict(), "step": self.step, "schemas": schemas}
         state |= {"counters": asdict(self.counters), "evaluated": self._evaluated}
         state |= {"ended": ended, "through": self._steps if ended == "finished" else -1}
-        saved.save(self.folder, self.step, state)
+        try:
+            saved.save(self.folder, self.step, state)
+        except OSError as error:
+            raise SynthgradError(
+                f"no checkpoint can be written to {self.folder}: {error}"
+            ) from error
+        self._saved = self._done()
         self._save_at = time.monotonic() + self.place.options.checkpoint_every
+
+    def _begin_anew(self, folder: Path) -> None:
+        """Or else a restart might go on with the run that was here before."""
+        earlier = list(folder.glob("step-*.pt"))
+        if earlier:
+            self._save()
+        for path in earlier:
+            path.unlink(missing_ok=True)
 
     def _restore(self) -> dict[str, Schema]:
         state = None if self.folder is None else saved.load(self.folder)

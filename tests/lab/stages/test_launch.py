@@ -10,7 +10,10 @@ import time
 
 import pytest
 
+from synthgrad.distributed import serve
+from synthgrad.errors import ArgumentError
 from synthgrad.lab import cli
+from tests.sockets import assert_on_loopback
 
 COMMAND = [sys.executable, "-m", "synthgrad.lab.cli", "launch", "digits-fcn", "--save-seconds", "1"]
 
@@ -47,6 +50,7 @@ def test_a_launch_survives_a_kill_stops_on_sigterm_and_goes_on(tmp_path):
     running = _launch(out, *options, "200000")
     try:
         killed = _until(out, 1, lambda s: s["updates"] > 50)
+        assert_on_loopback(running.pid, at_least=3)  # the store's process and both stages
         os.kill(killed["pid"], signal.SIGKILL)
         _until(out, 1, lambda s: s["pid"] != killed["pid"] and s["updates"] > killed["updates"])
         # A stage that is told to stop by another than the launcher is needed all the same.
@@ -97,7 +101,7 @@ def test_a_launch_survives_a_kill_stops_on_sigterm_and_goes_on(tmp_path):
 
 _MISTAKEN = """
 import sys
-if "synthgrad.lab.stages.work" in sys.orig_argv and "torch.distributed.run" not in sys.orig_argv:
+if "synthgrad.lab.stages.work" in sys.orig_argv:
     from synthgrad.lab.errors import UsageError
     from synthgrad.lab.stages import build
     made = build.build
@@ -145,7 +149,10 @@ def test_a_mistake_in_a_stage_ends_the_run_at_once(tmp_path):
         ),
         ("stage", (), "--stage"),
         ("stage", ("--stage", "2", "--store", "127.0.0.1:1"), "--stage"),
-        ("stage", ("--stage", "1", "--store", "nowhere"), "host:port"),
+        ("stage", ("--stage", "1", "--store", "nowhere"), "--store: store must be"),
+        ("stage", ("--stage", "1", "--store", ":29400"), "--store: store must be"),
+        ("stage", ("--stage", "1", "--store", "0:29400"), "--store: host '0' means every"),
+        ("launch", ("--store", "[::0]:29400"), "--store: host '::0' means every"),
         (
             "stage",
             ("--stage", "1", "--store", "127.0.0.1:1", "--network-interface", "eth99"),
@@ -162,6 +169,16 @@ def test_what_stages_cannot_do_is_refused_by_name(capsys, tmp_path, command, arg
     assert ended.value.code in (1, 2)
     assert says in captured.err + captured.out
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("host", ["", " ", "*", "0", "::0", "::ffff:0.0.0.0", "no such name"])
+def test_a_store_is_open_to_every_interface_only_where_that_is_said(capsys, host):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["store", "--port", "0", "--host", host])
+    assert ended.value.code == 2
+    assert "--host" in capsys.readouterr().err
+    with pytest.raises(ArgumentError, match=r"host|listen"):
+        serve(0, host)
 
 
 def test_the_store_says_where_it_is(tmp_path):

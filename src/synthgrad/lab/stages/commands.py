@@ -34,7 +34,7 @@ class _PipelineOptions:
 @dataclass(frozen=True, kw_only=True)
 class _LaunchOptions(_PipelineOptions):
     restarts: int = 3
-    """How often each stage may be started again."""
+    """How often each stage may be started again in a row, with no newer checkpoint in between."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
+import logging
 import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from synthgrad.distributed import serve
+from synthgrad.distributed.launch import checkpoints
 from synthgrad.distributed.options import time_to_stop
+from synthgrad.distributed.store import probe
+from synthgrad.distributed.supervisor import ChildError, Command, Supervisor
+from synthgrad.errors import ArgumentError
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import RunError, UsageError
 from synthgrad.lab.folder import RunFolder
@@ -22,9 +24,8 @@ from synthgrad.lab.run import pick_device
 from synthgrad.lab.signals import Stopped, noted_signals
 from synthgrad.lab.stages.build import segments
 from synthgrad.lab.stages.options import PipelineConfig, check_here, settled, to_json
-from synthgrad.lab.stages.work import LAUNCHER, MISTAKE
 
-_POLL = 0.1
+log = logging.getLogger("synthgrad.lab")
 
 
 def launch(
@@ -38,10 +39,9 @@ def launch(
     data_root: Path | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Runs a recipe in stages on this machine, each under an elastic agent of its own.
+    """Runs a recipe in stages on this machine, each in a process of its own.
 
-    The agent (``torch.distributed.run``) starts a stage that died again, from its checkpoint,
-    while the others run on.
+    A stage that died is started again, from its checkpoint, while the others run on.
 
     Args:
         recipe: what to train.
@@ -49,7 +49,7 @@ def launch(
         pipeline: how it is cut, and how the stages talk.
         out: the run folder.
         store: where the stages meet, "host:port"; None for a store of this command's own.
-        restarts: how often each stage may be started again.
+        restarts: how often each stage may be started again in a row, without having got further.
         data_root: where data sets are.
         resume: go on with what the folder holds.
 
@@ -66,97 +66,61 @@ def launch(
         config = config.changed(threads=max(1, (os.cpu_count() or 1) // pipeline.stages))
     if restarts < 0:
         raise UsageError(f"--restarts: expected at least 0, got {restarts}")
-    check_here(pipeline)
+    check_here(pipeline, store)
     folder = RunFolder(out, to_json(recipe, config, pipeline), resume=resume)
     if (done := folder.finished()) is not None:
         return done
     # Whatever is wrong with the settings, or the data, comes up here, before anything is written.
     segments(recipe, config, pipeline, recipe.load(data_root, pick_device(config.device)))
+    try:
+        if store is not None:
+            probe(store)
+    except ArgumentError as error:
+        raise UsageError(f"--store: {error}") from None
     folder.open()
     kept = serve() if store is None else None
     where = f"127.0.0.1:{kept.port}" if kept is not None else str(store)
-    agents: list[subprocess.Popen[bytes]] = []
-    patience = time_to_stop(pipeline.timeout)
-    ended = True
-    try:
-        with noted_signals() as stop, progress(config.method, config.iterations) as report:
-            for index in range(pipeline.stages):
-                agents += [_agent(index, out, where, restarts, data_root, patience)]
-            shown = -1
-            while any(agent.poll() is None for agent in agents):
-                if stop:
-                    ended = False
-                    break
-                if any(agent.poll() not in (None, 0) for agent in agents) or _mistakes(out):
-                    break
-                shown = _show(out / f"stage-{pipeline.stages - 1}" / "status.json", shown, report)
-                time.sleep(_POLL)
-    finally:
-        codes = _stop(agents, patience + 10)
-    if not ended:
+    last = out / f"stage-{pipeline.stages - 1}" / "status.json"
+    supervisor = Supervisor(
+        [_command(out, index, where, data_root) for index in range(pipeline.stages)],
+        lambda index: checkpoints(out / f"stage-{index}"),
+        restarts=restarts,
+        grace=time_to_stop(pipeline.timeout) + 10,
+        say=log.warning,
+    )
+    shown = -1
+
+    def show() -> None:
+        nonlocal shown
+        shown = _show(last, shown, report)
+
+    with noted_signals() as stop, progress(config.method, config.iterations) as report:
+        try:
+            ended = supervisor.run(lambda: bool(stop), show)
+        except ChildError as error:
+            if error.report:
+                text = error.report.decode(errors="replace")
+                raise RunError(f"stage-{error.index}: {text}") from None
+            raise RunError(f"{error}; {out}/stage-{error.index}/log.txt says more") from None
+    if ended is None:
         raise Stopped("all stages have stopped; the same command with --resume goes on")
-    if mistakes := _mistakes(out):
-        raise RunError("; ".join(mistakes))
     summary = folder.finished()
-    if summary is None or any(codes):
-        failed = ", ".join(str(i) for i, code in enumerate(codes) if code)
-        what = f"stage {failed} failed" if failed else "all stages ended, but wrote no summary.json"
-        raise RunError(f"{what}; {out}/stage-*/log.txt says why")
+    if summary is None:
+        raise RunError(
+            f"all stages ended, but wrote no summary.json; {out}/stage-*/log.txt says why"
+        )
     return summary
 
 
-def _mistakes(out: Path) -> list[str]:
-    """What stages found that would only go wrong again."""
-    found = sorted(out.glob(f"stage-*/{MISTAKE}"))
-    return [f"{path.parent.name}: {path.read_text(encoding='utf-8')}" for path in found]
-
-
-def _agent(
-    index: int, out: Path, store: str, restarts: int, data_root: Path | None, patience: float
-) -> subprocess.Popen[bytes]:
-    """Starts one stage under its agent; what both print goes to the stage's ``log.txt``.
-
-    Asked to stop, the agent leaves the stage ``patience`` seconds for its checkpoint.
-    """
-    where = out / f"stage-{index}"
-    where.mkdir(parents=True, exist_ok=True)
-    (where / MISTAKE).unlink(missing_ok=True)
-    agent = ["torch.distributed.run", "--standalone", "--nnodes=1", "--nproc-per-node=1"]
+def _command(out: Path, index: int, store: str, data_root: Path | None) -> Command:
+    """How a stage is started; what it prints goes to its ``log.txt``."""
     work = ["synthgrad.lab.stages.work", str(out), str(index), store, str(data_root or "")]
-    command = [
-        *[sys.executable, "-m", *agent, f"--max-restarts={restarts}", "--monitor-interval=0.1"],
-        *["-m", *work],
-    ]
-    with open(where / "log.txt", "ab") as log:
-        # In a session of its own, so that Ctrl-C comes through us alone, and once.
-        return subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env={
-                **os.environ,
-                LAUNCHER: str(os.getpid()),
-                # An option of the agent's command line only in newer versions.
-                "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(patience)),
-            },
-        )
-
-
-def _stop(agents: list[subprocess.Popen[bytes]], limit: float) -> list[int]:
-    """Asks those that still run to stop, and sees that they do; returns all exit codes."""
-    for agent in agents:
-        if agent.poll() is None:
-            agent.terminate()  # which hands it on to the stage
-    end = time.monotonic() + limit
-    for agent in agents:
-        try:
-            agent.wait(max(0.1, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            os.killpg(agent.pid, 9)
-            agent.wait()
-    return [agent.returncode for agent in agents]
+    return Command(
+        [sys.executable, "-m", *work],
+        log=out / f"stage-{index}" / "log.txt",
+        # More threads would spin for nothing where several processes share the cores.
+        environment={"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
+    )
 
 
 def _show(path: Path, shown: int, report: Report) -> int:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from synthgrad.distributed import Options
 from synthgrad.distributed.place import check_interface
+from synthgrad.distributed.store import address
 from synthgrad.errors import ArgumentError
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import UsageError
@@ -40,7 +41,7 @@ class PipelineConfig(Settings):
     alone: Annotated[int, Field(ge=0)] | None = None
     """Steps for which a stage goes on without the next one before it waits for it; by default
     all: it never does."""
-    timeout: Annotated[float, Field(gt=0)] = 10.0
+    timeout: Annotated[float, Field(gt=0, le=1e6)] = 10.0
     """Seconds of silence after which another stage counts as gone."""
     patience: Annotated[float, Field(gt=0)] = 120.0
     """Seconds for which a stage waits for one that it needs, before it gives up."""
@@ -124,16 +125,21 @@ def settled(recipe: Recipe, config: FeedForwardConfig) -> FeedForwardConfig:
     return recipe.settle(config)
 
 
-def check_here(pipeline: PipelineConfig) -> None:
+def check_here(pipeline: PipelineConfig, store: str | None) -> None:
     """Looks whether this machine has what the settings name.
 
     Raises:
-        UsageError: it has no such network interface.
+        UsageError: it has no such network interface, or the store's address is none.
     """
     try:
         check_interface(pipeline.interface)
     except ArgumentError as error:
         raise UsageError(f"--network-{error}") from None
+    try:
+        if store is not None:
+            address(store)
+    except ArgumentError as error:
+        raise UsageError(f"--store: {error}") from None
 
 
 def to_json(recipe: Recipe, config: FeedForwardConfig, pipeline: PipelineConfig) -> dict[str, Any]:

@@ -15,8 +15,6 @@ def keep(port: int, host: str) -> None:
     Raises:
         UsageError: it cannot listen there.
     """
-    if not 0 <= port < 65536:
-        raise UsageError(f"--port: expected 0 to 65535, got {port}")
     try:
         kept = serve(port, host)
     except ValueError as error:

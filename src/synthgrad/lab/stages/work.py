@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import sys
-import threading
 import time
+import traceback
 from pathlib import Path
 
 import torch
 
 from synthgrad.distributed import PeerError, Stage
+from synthgrad.distributed.supervisor import MISTAKE, Supervised
 from synthgrad.errors import SynthgradError
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import UsageError
@@ -23,11 +23,6 @@ from synthgrad.lab.run import pick_device
 from synthgrad.lab.signals import SIGNALS, Stopped
 from synthgrad.lab.stages.build import build
 from synthgrad.lab.stages.options import PipelineConfig, check_here, settled, to_json
-
-LAUNCHER = "SYNTHGRAD_LAUNCHER"
-"""The environment variable with the process id of ``synthgrad launch``."""
-MISTAKE = "mistake.txt"
-"""In a stage's folder: what went wrong with it and would go wrong again."""
 
 
 def work(
@@ -48,7 +43,7 @@ def work(
         Stopped: SIGINT or SIGTERM came; ``resume`` goes on from there.
     """
     config = settled(recipe, config)
-    check_here(pipeline)
+    check_here(pipeline, store)
     if config.threads:
         torch.set_num_threads(config.threads)
     folder = RunFolder(out, to_json(recipe, config, pipeline), resume=True)  # the stages share it
@@ -125,36 +120,19 @@ def _spent(metrics: Path) -> float:
     return float(json.loads(lines[-1]).get("seconds", 0.0)) if lines else 0.0
 
 
-def _follow(launcher: int) -> None:
-    """Stops this process when the command that launched it has died without a word."""
-    while _lives(launcher):
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _lives(launcher: int) -> bool:
-    try:
-        os.kill(launcher, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def main() -> None:
     """``python -m synthgrad.lab.stages.work OUT INDEX STORE DATA_ROOT``: a launched stage.
 
     The run folder's ``config.json`` says all the rest. A stage that is started again goes on from
-    its checkpoint. What would go wrong again is left in a file for the launcher, and the agent is
-    told that all is well, or it would try again.
+    its checkpoint.
     """
+    supervised = Supervised()
     out, index, store, data_root = sys.argv[1:]
-    found = json.loads((Path(out) / "config.json").read_text(encoding="utf-8"))
-    recipe = RECIPES[found.pop("recipe")]
-    pipeline = PipelineConfig(**found.pop("pipeline"))
     logging.basicConfig(level=logging.INFO, format=f"stage {index}: %(message)s")
-    launcher = int(os.environ[LAUNCHER])
-    threading.Thread(target=_follow, args=(launcher,), daemon=True).start()
     try:
+        found = json.loads((Path(out) / "config.json").read_text(encoding="utf-8"))
+        recipe = RECIPES[found.pop("recipe")]
+        pipeline = PipelineConfig(**found.pop("pipeline"))
         work(
             recipe,
             FeedForwardConfig(**found),
@@ -166,16 +144,17 @@ def main() -> None:
             resume=True,
         )
     except Stopped:
-        # The agent hears this only where it did not ask for it: then the others need this stage.
-        sys.exit(1 if _lives(launcher) else 0)
+        # The supervisor takes this for a death where it did not ask for it: the stage is needed.
+        supervised.end(130)
     except SynthgradError as error:
         print(f"synthgrad: stage {index}: {error}", file=sys.stderr)
-        if isinstance(error, PeerError):  # the other may be there next time
-            sys.exit(1)
-        (Path(out) / f"stage-{index}" / MISTAKE).write_text(str(error), encoding="utf-8")
+        # Where another stage did not come, it may be there next time.
+        supervised.end(1 if isinstance(error, PeerError) else MISTAKE, str(error).encode())
+    except Exception as error:
+        traceback.print_exc()
+        supervised.end(MISTAKE, f"{type(error).__name__}: {' '.join(str(error).split())}".encode())
+    supervised.end(0)
 
 
 if __name__ == "__main__":
-    # One thread spins for nothing where several processes share the cores.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()
