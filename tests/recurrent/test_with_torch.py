@@ -90,6 +90,18 @@ def test_autocast(kind):
         assert (g - expected[name]).norm() < 0.1 * expected[name].norm() + 1e-2
 
 
+def test_the_model_is_fitted_where_autocast_is_on_around_the_whole_loop():
+    # Old releases of torch keep the weights that were cast for a prediction without a graph.
+    core = CORES["GRUCell"]()
+    it, state = bridge(core), core.initial(5)
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(2):
+            it.zero_grad()
+            loss, state = _loss(core, it, state, *stream(2, 5, torch.float32))
+            loss.backward()
+    assert all(p.grad is not None and p.grad.any() for p in it.parameters())
+
+
 def test_a_feedback_model_in_a_precision_of_its_own():
     core = CORES["LSTM"]().bfloat16()
     it = _everything(core, torch.float32)

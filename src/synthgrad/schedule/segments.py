@@ -103,6 +103,7 @@ class _Search:
         keep = torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), lambda t: t)
         with torch.no_grad(), keep:
             interface.call(h, context)
+        torch.clear_autocast_cache()  # torch 2.6 would take its weights cast here, without a graph
         self.end(h, interface)
         # What goes on hangs on an empty leaf, by which it is known, and keeps no message alive.
         leaf = torch.empty(0, requires_grad=True)
