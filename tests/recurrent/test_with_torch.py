@@ -97,8 +97,8 @@ def test_the_model_is_fitted_where_autocast_is_on_around_the_whole_loop():
     with torch.autocast("cpu", torch.bfloat16):
         for _ in range(2):
             it.zero_grad()
-            loss, state = _loss(core, it, state, *stream(2, 5, torch.float32))
-            loss.backward()
+            loss, state, messages, _ = unroll(core, *stream(2, 5, torch.float32), it.begin(state))
+            (loss + it.end(state, messages[-1])).backward()
     assert all(p.grad is not None and p.grad.any() for p in it.parameters())
 
 
