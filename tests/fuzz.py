@@ -40,6 +40,13 @@ class Plain(nn.Module):
         return self.above(self.below(x).relu())
 
 
+class Anything:
+    """A class that can be called with whatever comes."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+
 class Value(nn.Module):
     """A critic's value."""
 
@@ -90,7 +97,7 @@ def _odd() -> list[Any]:
         *(torch.zeros(0), torch.zeros(5, 6, 0), torch.randint(3, (5,)), torch.randn(5, 3, 6)),
         *(torch.randint(-9, 99, (5,)), torch.randn(2, 6, 3, 3), torch.ones(5, dtype=torch.bool)),
         *(torch.float16, torch.int64, torch.device("cpu"), torch.Generator(), torch.strided),
-        *(lambda *_, **__: None, lambda *_, **__: 1, lambda *_, **__: "x", nn.Linear, Plain, int),
+        *(lambda *_, **__: None, lambda *_, **__: 1, lambda *_, **__: "x", Anything),
         *(nn.Linear(6, 3), nn.Sequential(), nn.ReLU(), nn.ModuleList([nn.ReLU()]), Plain()),
         *(Zero(), Stale(0.5), Linear(6), Conv(6), Critic(Value()), MLP(6, (3,), 3)),
         *(sg.Interface(Zero()), decoupled(), nn.Parameter(row), row.numpy(), iter([1])),
@@ -184,16 +191,16 @@ def _targets() -> dict[str, Target]:
             {"inputs": 4, "features": 6, "hidden": (5,), "context": 3},
             sg.inputs.SyntheticInput,
         ),
-        "Linear()": ({"h": h, "context": y}, Linear(6, 3)),
-        "MLP()": ({"h": h, "context": y}, MLP(6, (4,), 3)),
+        "Linear()": ({"h": h, "context": y}, lambda **g: Linear(6, 3)(**g)),
+        "MLP()": ({"h": h, "context": y}, lambda **g: MLP(6, (4,), 3)(**g)),
         "Conv()": ({"h": torch.randn(5, 6, 3, 3), "context": y}, Conv(6, (4,), 3, 3)),
         "Critic()": ({"h": h, "context": y}, Critic(Value())),
-        "Stale()": ({"h": h, "context": None}, Stale(0.5)),
+        "Stale()": ({"h": h, "context": None}, lambda **g: Stale(0.5)(**g)),
         "Zero()": ({"h": h, "context": None}, Zero()),
         "SyntheticInput()": ({"h": x, "context": y}, sg.inputs.SyntheticInput(4, 6, (5,), 3)),
         "Linear.loss": ({"h": h, "target": h, "context": None}, Linear(6).loss),
         "Critic.loss": ({"h": h, "target": h[:, 0], "context": None}, Critic(Value()).loss),
-        "Stale.observe": ({"target": h}, Stale(0.5).observe),
+        "Stale.observe": ({"target": h}, lambda **g: Stale(0.5).observe(**g)),
         "Interface": (
             {
                 "feedback": Linear(6),
@@ -325,7 +332,8 @@ def _targets() -> dict[str, Target]:
         ),
     }
     made = {
-        name: Target(lambda given=given: _anew(given), call) for name, (given, call) in right.items()
+        name: Target(lambda given=given: _anew(given), call)
+        for name, (given, call) in right.items()
     }
     return made | {
         "Unlocked.step": _step(sg.Unlocked),
@@ -361,6 +369,7 @@ def fuzz(count: int, seed: int) -> Iterator[Raw | None]:
     chance = random.Random(seed)
     targets = _targets()
     names = sorted(targets)
+    odd: list[Any] = []
     for number in range(count):
         if number % 200 == 0:
             odd = _odd()
@@ -369,12 +378,16 @@ def fuzz(count: int, seed: int) -> Iterator[Raw | None]:
         given = targets[name].right()
         wrong = chance.sample(sorted(given), chance.choice([1, 1, 1, min(2, len(given))]))
         replaced = {argument: chance.choice(odd) for argument in wrong}
-        given |= {argument: copy.copy(value) if _copies(value) else value
-                  for argument, value in replaced.items()}
+        given |= {
+            argument: copy.copy(value) if _copies(value) else value
+            for argument, value in replaced.items()
+        }
         yield _tried(name, targets[name], given, replaced)
 
 
-def _tried(name: str, target: Target, given: dict[str, Any], replaced: dict[str, Any]) -> Raw | None:
+def _tried(
+    name: str, target: Target, given: dict[str, Any], replaced: dict[str, Any]
+) -> Raw | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

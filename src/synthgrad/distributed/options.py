@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from synthgrad import checks
 from synthgrad.errors import ArgumentError
 
 MAX_WINDOW = 128
@@ -70,31 +71,33 @@ class Options:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        if self.window != "auto" and not (
-            isinstance(self.window, int) and 1 <= self.window <= MAX_WINDOW
-        ):
-            raise ArgumentError(
-                f'window must be "auto" or from 1 to {MAX_WINDOW}, got {self.window!r}'
-            )
-        if self.target_every < 1:
-            raise ArgumentError(f"target_every must be at least 1, got {self.target_every!r}")
-        if self.alone is not None and self.alone < 0:
-            raise ArgumentError(f"alone must be None or at least 0, got {self.alone!r}")
+        window = self.window
+        if not (isinstance(window, str) and window == "auto"):
+            checks.integer('window must be "auto" or else', window, 1, MAX_WINDOW)
+        checks.integer("target_every", self.target_every, 1)
+        if self.alone is not None:
+            checks.integer("alone", self.alone, 0)
+        checks.flag("synchronous", self.synchronous)
         if self.synchronous and self.target_every != 1:
             raise ArgumentError(
                 "synchronous stages wait for the target of each message, so target_every must be "
                 f"1, got {self.target_every!r}"
             )
         for name in ("timeout", "patience", "checkpoint_every"):
-            if not getattr(self, name) > 0:
-                raise ArgumentError(
-                    f"{name} must be a positive number of seconds, got {getattr(self, name)!r}"
-                )
-        if self.transport not in ("auto", "gloo"):
-            raise ArgumentError(f'transport must be "auto" or "gloo", got {self.transport!r}')
+            seconds = getattr(self, name)
+            if checks.number(f"{name} (seconds)", seconds) <= 0:
+                raise ArgumentError(f"{name} must be a positive number of seconds, got {seconds!r}")
+        checks.word("transport", self.transport, ("auto", "gloo"))
         dtype = self.message_dtype
-        if dtype is not None and not dtype.is_floating_point:
-            raise ArgumentError(f"message_dtype must be a floating-point type, got {dtype}")
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ArgumentError(
+                f"message_dtype must be a floating-point type, got {checks.came(dtype)}"
+            )
+        if self.folder is not None:
+            checks.of_kind("folder", self.folder, Path, "a pathlib.Path")
+        if self.interface is not None:
+            checks.text("interface", self.interface)
+        checks.text("fingerprint", self.fingerprint)
 
     @property
     def capacity(self) -> int:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from synthgrad import checks
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
 from synthgrad.errors import ArgumentError, LockingError
@@ -80,9 +79,9 @@ class MultiRate(Carried):
         feedback_optimizer: MakeOptimizer | None = None,
     ) -> None:
         super().__init__(nodes, streams)
-        if not isinstance(scale, Real) or not math.isfinite(scale):
-            raise ArgumentError(f"scale must be a finite number, got {scale!r}")
-        self.scale = scale
+        self.scale = checks.number("scale", scale)
+        checks.function("optimizer", optimizer)
+        checks.functions(feedback_optimizer=feedback_optimizer)
         self._first = first_ticks(self.nodes, self.order)
         interfaces = {key: edge.interface for key, edge in self._edges.items() if edge.interface}
         owner: dict[nn.Parameter | nn.Module, str] = {}
@@ -134,7 +133,9 @@ class MultiRate(Carried):
                 or the graph is to be evaluated while a node is in the middle of its unroll.
             NonFiniteError: an error that came back holds NaN or infinity; nobody was updated.
         """
-        losses = losses or {}
+        checks.mapping("inputs", inputs)
+        losses = {} if losses is None else checks.mapping("losses", losses)
+        checks.functions(**{f"the loss of {name!r}": one for name, one in losses.items()})
         if missing := [name for name in self.streams if name not in inputs]:
             raise ArgumentError(f"no input for the streams {missing}, got {list(inputs)}")
         if unknown := [name for name in losses if name not in self.nodes]:
@@ -192,7 +193,7 @@ class MultiRate(Carried):
         unroll.state = result.state if now.learns else detached(result.state)
         unroll.ticks += now.learns
         if name in now.losses:
-            loss = now.losses[name](result.output)
+            loss = checks.loss(now.losses[name](result.output))
             loss = shown(loss).mean() if loss.ndim else loss
             now.found[name] = loss.detach()
             unroll.root(loss)

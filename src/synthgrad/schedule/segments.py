@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from synthgrad import checks
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
 from synthgrad.errors import LockingError, SynthgradWarning
@@ -79,7 +80,7 @@ def find_segments(
     with preserved(model), torch.enable_grad(), drop, in_context(context):
         with routed(search.cut):
             output = model(x)
-        search.end(loss_fn(output), None)
+        search.end(checks.loss(loss_fn(output)), None)
     warn_if_whole(model, len(search.segments))
     return search.finish(model)
 

@@ -21,7 +21,9 @@ State = tuple[Tensor, Tensor]
 class Core(nn.LSTM):
     """An LSTM that computes in float32 where autocast asks for a bfloat16 that the device lacks."""
 
-    def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, State]:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  # packs no sequences
+        self, input: Tensor, hx: State | None = None
+    ) -> tuple[Tensor, State]:
         """The outputs, ``"steps batch units"``, and the state after the last step."""
         kind = input.device.type
         asked = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
