@@ -64,7 +64,9 @@ def sizes(name: str, values: Any, least: int = 1) -> list[int]:
     return [integer(name, value, least) for value in values]
 
 
-def number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+def number(
+    name: str, value: Any, least: int | float = -math.inf, most: int | float = math.inf
+) -> float:
     """A finite number.
 
     Raises:
@@ -267,8 +269,8 @@ def affordable(what: str, numbers: int) -> None:
         )
 
 
-def _memory() -> float:
+def _memory() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not every system says
-        return 2.0**47
+        return 2**47
