@@ -18,6 +18,10 @@ torch.set_num_threads(1)
 def pytest_configure(config):
     # Said in pyproject.toml, it would make pytest import synthgrad before the hook above is there.
     config.addinivalue_line("filterwarnings", "error::synthgrad.errors.SynthgradWarning")
+    # No mistake of a test's, but what the processor lacks.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:--precision bfloat16:synthgrad.errors.SynthgradWarning"
+    )
 
 
 @pytest.fixture(autouse=True)

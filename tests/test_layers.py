@@ -12,6 +12,7 @@ SRC = Path(__file__).parent.parent / "src" / "synthgrad"
 # the library's front, synthgrad/__init__.py.
 ORDER = [
     "errors",
+    "checks",
     "saved",
     "packed",
     "types",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from synthgrad import checks
 from synthgrad.errors import (
     ArgumentError,
     ContextError,
@@ -79,7 +80,17 @@ def decouple(
         LockingError: the model is wrapped for data-parallel training already.
         ShapeError: a submodule returns no tensor, or a message does not suit the feedback.
     """
-    names = [at] if isinstance(at, str) else list(at)
+    checks.module("model", model)
+    names = [at] if isinstance(at, str) else checks.sequence("at", at)
+    for name in names:
+        checks.text("at", name)
+    context = checks.integer("context", context, 0)
+    if batch_dim is not None:
+        batch_dim = checks.integer("batch_dim", batch_dim)
+    checks.functions(inputs=inputs)
+    if isinstance(example_inputs, Mapping):
+        for name in example_inputs:
+            checks.text("a name in example_inputs", name)
     senders = {name: _sender(model, name) for name in names}
     if not senders:
         raise ArgumentError("at must name at least one submodule, got none")
@@ -124,7 +135,7 @@ def recouple(model: nn.Module) -> nn.Module:
     Returns:
         ``model`` itself, with its trained weights and its ``state_dict`` keys as before.
     """
-    for module in model.modules():
+    for module in checks.module("model", model).modules():
         if isinstance(module._modules.get(CHILD), Interface) and not isinstance(module, Interface):
             ours = [key for key, hook in module._forward_hooks.items() if hook is _cut]
             if ours or _runs_children(module):
@@ -177,10 +188,10 @@ def _factory(feedback: str | FeedbackFactory, context: int) -> FeedbackFactory:
         "mlp": lambda h: MLP(h.shape[-1], context=context),
         "conv": lambda h: Conv(h.shape[1], context=context),
     }
-    if feedback not in factories:
+    if not isinstance(feedback, str) or feedback not in factories:
         raise ArgumentError(
             f"feedback must be one of {', '.join(map(repr, factories))} or a function of a "
-            f"message, got {feedback!r}"
+            f"message, got {checks.came(feedback)}"
         )
     ranks = {"linear": (2, 3), "mlp": (2, 3), "conv": (4,)}[feedback]
 

@@ -12,12 +12,14 @@ optimiser's epsilon. Feedback models predict the per-example error.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from synthgrad import checks
 from synthgrad.errors import ArgumentError, ShapeError
 from synthgrad.types import Float, Shaped
 
@@ -42,6 +44,9 @@ def mix(
     Raises:
         ArgumentError: ``lambda_`` is outside [0, 1] or not a number.
     """
+    checks.alike(real=real, synthetic=synthetic)
+    if real.dtype != synthetic.dtype:
+        raise ShapeError(f"real is {real.dtype}, synthetic {synthetic.dtype}; expected the same")
     check_lambda(lambda_)
     if lambda_ == 1:
         return real
@@ -56,12 +61,8 @@ def check_lambda(lambda_: float) -> float:
     Raises:
         ArgumentError: it is outside [0, 1] or not a number.
     """
-    try:
-        fits = bool(0 <= lambda_ <= 1)
-    except (TypeError, ValueError, RuntimeError):  # nothing that compares with numbers
-        fits = False
-    if not fits:
-        raise ArgumentError(f"lambda_ must lie in [0, 1], got {lambda_!r}")
+    if isinstance(lambda_, bool) or not isinstance(lambda_, Real) or not 0 <= lambda_ <= 1:
+        raise ArgumentError(f"lambda_ must lie in [0, 1], got {checks.came(lambda_)}")
     return lambda_
 
 
@@ -79,11 +80,14 @@ def mixture(synthetic: Sequence[Tensor], lambdas: Sequence[float]) -> Tensor:
     Raises:
         ShapeError: there is not exactly one error more than there are lambdas.
     """
+    synthetic = checks.sequence("synthetic", synthetic)
+    lambdas = [check_lambda(lambda_) for lambda_ in checks.sequence("lambdas", lambdas)]
     if len(synthetic) != len(lambdas) + 1:
         raise ShapeError(
             f"{len(lambdas)} lambdas need {len(lambdas) + 1} errors (one per interface and the "
             f"true one), got {len(synthetic)}"
         )
+    checks.alike(**{f"error {n}": error for n, error in enumerate(synthetic)})
     total = torch.zeros_like(synthetic[0])
     carried = 1.0
     for error, lambda_ in zip(synthetic, [*lambdas, 0.0], strict=True):
@@ -94,11 +98,13 @@ def mixture(synthetic: Sequence[Tensor], lambdas: Sequence[float]) -> Tensor:
 
 def per_example(delta: Float[Tensor, "batch *message"], reduction: str) -> Tensor:
     """The per-example error of a mean error: ``batch * delta`` for a mean loss, else ``delta``."""
+    _check(delta, reduction)
     return delta * delta.shape[0] if reduction == "mean" else delta
 
 
 def per_loss(delta_hat: Float[Tensor, "batch *message"], reduction: str) -> Tensor:
     """The inverse of :func:`per_example`: the error on the scale that autograd carries."""
+    _check(delta_hat, reduction)
     return delta_hat / delta_hat.shape[0] if reduction == "mean" else delta_hat
 
 
@@ -111,6 +117,8 @@ def squared_error(
 
     The sum runs over everything but the batch; both sides are per-example errors.
     """
+    checks.alike(prediction=prediction, target=target)
+    _check(prediction)
     return (prediction - target).square().sum() / prediction.shape[0]
 
 
@@ -131,6 +139,8 @@ def regression_grad(
         delta: the error that arrived.
         reduction: "mean" or "sum".
     """
+    checks.alike(synthetic=synthetic, delta=delta)
+    _check(delta, reduction)
     factor = 2.0 if reduction == "mean" else 2.0 / delta.shape[0]
     return (synthetic - delta).mul_(factor)
 
@@ -158,7 +168,17 @@ def redirect(
     Returns:
         A tensor equal to ``h`` that shares its memory and may be modified in place.
     """
+    for name, tensors in (("h", (h,)), ("others", others), ("saved", saved)):
+        if not isinstance(tensors, Sequence) or not all(isinstance(t, Tensor) for t in tensors):
+            raise ArgumentError(f"{name} must be tensors, got {checks.came(tensors)}")
+    checks.function("respond", respond)
     return cast(Tensor, _Redirect.apply(h, respond, saved, *others))
+
+
+def _check(error: Tensor, reduction: str = "mean") -> None:
+    if checks.dense("an error", error).ndim < 1 or not len(error):
+        raise ShapeError(f"an error is (batch, ...), got {checks.came(error)}")
+    checks.word("reduction", reduction, ("mean", "sum"))
 
 
 class _Redirect(torch.autograd.Function):

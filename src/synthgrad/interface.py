@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from synthgrad import audit
+from synthgrad import audit, checks
 from synthgrad.call import Call
 from synthgrad.context import current_context
 from synthgrad.errors import (
@@ -92,12 +92,13 @@ class Interface(nn.Module):
             raise ArgumentError(
                 f"feedback must be a synthgrad.feedback.Feedback, got {type(feedback).__name__}"
             )
-        if reduction not in ("mean", "sum"):
-            raise ArgumentError(f'reduction must be "mean" or "sum", got {reduction!r}')
+        checks.word("reduction", reduction, ("mean", "sum"))
+        if name is not None:
+            checks.text("name", name)
         if not isinstance(batch_dim, int) or isinstance(batch_dim, bool):
             raise ArgumentError(f"batch_dim must be an axis of the message, got {batch_dim!r}")
-        if check_finite not in (True, False, "later"):
-            raise ArgumentError(f'check_finite must be a bool or "later", got {check_finite!r}')
+        if not isinstance(check_finite, bool):
+            checks.word("check_finite must be a bool, or else", check_finite, ("later",))
         if isinstance(lambda_, int | float):
             check_lambda(float(lambda_))
         elif not callable(lambda_):

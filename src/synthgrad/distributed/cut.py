@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from synthgrad import checks
 from synthgrad.distributed.sharing import held, refuse_shared
 from synthgrad.errors import ArgumentError
 
@@ -22,12 +23,14 @@ def cut(model: nn.Sequential, stages: int | Sequence[int]) -> list[nn.Sequential
         ArgumentError: the numbers do not add up to the modules, or a segment would be empty.
         LockingError: two segments would share a parameter, a buffer or memory, as tied weights do.
     """
+    if not isinstance(model, nn.Sequential):
+        raise ArgumentError(f"model must be a torch.nn.Sequential, got {checks.came(model)}")
     children = list(model)
-    if isinstance(stages, int):
-        sizes = even(children, stages)
+    if not isinstance(stages, Sequence):
+        sizes = even(children, checks.integer("stages", stages))
     else:
-        sizes = list(stages)
-        if not sizes or min(sizes) < 1 or sum(sizes) != len(children):
+        sizes = checks.sizes("the segments' sizes", stages)
+        if not sizes or sum(sizes) != len(children):
             raise ArgumentError(
                 f"the segments' sizes must be positive and add up to the {len(children)} modules "
                 f"of the model, got {sizes}"

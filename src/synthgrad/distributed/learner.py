@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from synthgrad import checks
 from synthgrad.context import context as in_context
 from synthgrad.distributed.guard import Guard
 from synthgrad.errors import ArgumentError, NonFiniteError, ShapeError
@@ -70,10 +71,21 @@ class Learner:
         label: str = "the stage",
         check_finite: bool = True,
     ) -> None:
+        checks.module("segment", segment)
+        checks.function("optimizer", optimizer)
+        checks.functions(
+            loss_fn=loss_fn,
+            feedback_optimizer=feedback_optimizer,
+            input_optimizer=input_optimizer,
+        )
         if (feedback is None) == (loss_fn is None):
             raise ArgumentError(
                 "the last stage has a loss_fn, and every other one a feedback model"
             )
+        if feedback is not None:
+            checks.of_kind("feedback", feedback, Feedback, "a synthgrad.feedback.Feedback")
+        if inputs is not None:
+            checks.of_kind("inputs", inputs, Regression, "a model such as SyntheticInput")
         if feedback is not None and feedback.fitted_to != "error":
             raise ArgumentError(
                 f"{type(feedback).__name__} is fitted to values of the loss; between processes "
@@ -98,7 +110,12 @@ class Learner:
         self.optimizers: dict[str, Optimizer] = {}
         for name, (maker, parameters) in asked.items():
             if trained := [p for p in parameters if p.requires_grad]:
-                self.optimizers[name] = maker(trained)
+                self.optimizers[name] = checks.of_kind(
+                    f"what makes the optimiser of {name!r}, its result,",
+                    maker(trained),
+                    Optimizer,
+                    "a torch.optim.Optimizer",
+                )
         modules = [m for m in (segment, feedback, inputs) if m is not None]
         self._guard = Guard(label, modules, enabled=check_finite)
         self._label = label

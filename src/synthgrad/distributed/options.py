@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from synthgrad import checks
 from synthgrad.errors import ArgumentError
 
 MAX_WINDOW = 128
@@ -79,18 +80,13 @@ class Options:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        if self.window != "auto" and not _whole(self.window, 1, MAX_WINDOW):
-            raise ArgumentError(
-                f'window must be "auto" or from 1 to {MAX_WINDOW}, got {self.window!r}'
-            )
-        if not _whole(self.target_every, 1):
-            raise ArgumentError(
-                f"target_every must be a whole number of at least 1, got {self.target_every!r}"
-            )
-        if self.alone is not None and not _whole(self.alone, 0):
-            raise ArgumentError(
-                f"alone must be None or a whole number of at least 0, got {self.alone!r}"
-            )
+        window = self.window
+        if not (isinstance(window, str) and window == "auto"):
+            checks.integer('window must be "auto" or else', window, 1, MAX_WINDOW)
+        checks.integer("target_every", self.target_every, 1)
+        if self.alone is not None:
+            checks.integer("alone", self.alone, 0)
+        checks.flag("synchronous", self.synchronous)
         if self.synchronous and self.target_every != 1:
             raise ArgumentError(
                 "synchronous stages wait for the target of each message, so target_every must be "
@@ -101,27 +97,29 @@ class Options:
             ("patience", math.inf),
             ("checkpoint_every", math.inf),
         ):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 < value <= most:
+            seconds = getattr(self, name)
+            endless = isinstance(seconds, float) and seconds == most == math.inf
+            if not endless and not 0 < checks.number(f"{name} (seconds)", seconds) <= most:
                 limit = "" if most == math.inf else f" of at most {most:g}"
                 raise ArgumentError(
-                    f"{name} must be a positive number of seconds{limit}, got {value!r}"
+                    f"{name} must be a positive number of seconds{limit}, got {seconds!r}"
                 )
-        if self.folder is not None and not isinstance(self.folder, Path):
-            raise ArgumentError(f"folder must be None or a Path, got {self.folder!r}")
-        if not isinstance(self.fingerprint, str) or len(self.fingerprint) > LONGEST_FINGERPRINT:
+        checks.word("transport", self.transport, ("auto", "gloo"))
+        dtype = self.message_dtype
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ArgumentError(
+                f"message_dtype must be a floating-point type, got {checks.came(dtype)}"
+            )
+        if self.folder is not None:
+            checks.of_kind("folder", self.folder, Path, "a pathlib.Path")
+        if self.interface is not None:
+            checks.text("interface", self.interface)
+        if len(checks.text("fingerprint", self.fingerprint)) > LONGEST_FINGERPRINT:
             raise ArgumentError(
                 f"fingerprint must be a string of at most {LONGEST_FINGERPRINT} characters, got "
                 f"{self.fingerprint!r:.80}"
             )
-        if not isinstance(self.check_finite, bool):
-            raise ArgumentError(f"check_finite must be a bool, got {self.check_finite!r}")
-        if self.transport not in ("auto", "gloo"):
-            raise ArgumentError(f'transport must be "auto" or "gloo", got {self.transport!r}')
-        dtype = self.message_dtype
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise ArgumentError(f"message_dtype must be a floating-point type, got {dtype}")
+        checks.flag("check_finite", self.check_finite)
 
     @property
     def capacity(self) -> int:
@@ -131,7 +129,3 @@ class Options:
     def stage_folder(self, index: int) -> Path | None:
         """Where one stage keeps its things."""
         return None if self.folder is None else self.folder / f"stage-{index}"
-
-
-def _whole(value: object, least: int, most: int = 2**63 - 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most

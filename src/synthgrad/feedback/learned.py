@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthgrad.errors import ArgumentError, ShapeError
+from synthgrad import checks
+from synthgrad.errors import ShapeError
 from synthgrad.feedback.base import Feedback
 from synthgrad.feedback.encode import encode
 from synthgrad.functional import squared_error
@@ -38,18 +39,13 @@ class Regression(Feedback):
                 unless the model was built with ``out_features``.
         """
         prediction = self(h, context)
+        checks.dense("target", target)
         if target.shape != prediction.shape:
             raise ShapeError(
                 f"the target has shape {tuple(target.shape)}, its message {tuple(h.shape)}, the "
                 f"prediction {tuple(prediction.shape)}"
             )
         return squared_error(prediction, target)
-
-
-def _positive(name: str, value: int, least: int = 1) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ArgumentError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return value
 
 
 class Affine(nn.Module):
@@ -150,12 +146,19 @@ class MLP(Regression):
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        self.features = _positive("features", features)
-        self.context = _positive("context", context, least=0)
-        self.out_features = _positive(
-            "out_features", features if out_features is None else out_features
+        self.features = features = checks.integer("features", features, 1)
+        self.context = context = checks.integer("context", context, 0)
+        self.out_features = (
+            features if out_features is None else checks.integer("out_features", out_features, 1)
         )
-        widths = [_positive("hidden", units) for units in hidden] + [self.out_features]
+        hidden = checks.sizes("hidden", hidden)
+        checks.flag("batch_norm", batch_norm)
+        widths = [*hidden, self.out_features]
+        checks.affordable(
+            f"{type(self).__name__} with features={features}, context={context}, hidden={hidden}, "
+            f"out_features={self.out_features}",
+            (features + context) * widths[0] + sum(a * b for a, b in itertools.pairwise(widths)),
+        )
         # Batch norm subtracts the mean, so a bias before it would have no effect.
         self.first = Affine(features, context, widths[0], bias=not (hidden and batch_norm))
         rest: list[nn.Module] = []
@@ -175,6 +178,7 @@ class MLP(Regression):
             ShapeError: the last axis of ``h`` is not ``features`` wide.
             ContextError: the model is conditional and the context is missing or does not fit.
         """
+        checks.suits(self, h, self.first.weight)
         if h.ndim not in (2, 3) or h.shape[-1] != self.features:
             raise ShapeError(
                 f"the feedback model {type(self).__name__} was built for messages (batch, "
@@ -237,16 +241,21 @@ class Conv(Regression):
         context: int = 0,
     ) -> None:
         super().__init__()
-        self.channels = _positive("channels", channels)
-        self.context = _positive("context", context, least=0)
-        _positive("kernel_size", kernel_size)
+        self.channels = channels = checks.integer("channels", channels, 1)
+        self.context = context = checks.integer("context", context, 0)
+        kernel_size = checks.integer("kernel_size", kernel_size, 1)
+        hidden = checks.sizes("hidden", hidden)
+        widths = [channels + context, *hidden, channels]
+        checks.affordable(
+            f"Conv with channels={channels}, context={context}, hidden={hidden}, "
+            f"kernel_size={kernel_size}",
+            kernel_size**2 * sum(a * b for a, b in itertools.pairwise(widths)),
+        )
         layers: list[nn.Module] = []
         width = channels + context
         for units in hidden:
             layers += [
-                nn.Conv2d(
-                    width, _positive("hidden", units), kernel_size, padding="same", bias=False
-                ),
+                nn.Conv2d(width, units, kernel_size, padding="same", bias=False),
                 BatchNorm2d(units),
                 nn.ReLU(),
             ]
@@ -264,6 +273,7 @@ class Conv(Regression):
             ShapeError: ``h`` is not 4-dimensional or has another number of channels.
             ContextError: the model is conditional and the context is missing or does not fit.
         """
+        checks.suits(self, h, self.out.weight)
         if h.ndim != 4 or h.shape[1] != self.channels:
             raise ShapeError(
                 f"the feedback model Conv was built for messages (batch, {self.channels}, "

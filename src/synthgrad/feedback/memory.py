@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from synthgrad import checks
 from synthgrad.errors import ArgumentError, ShapeError
 from synthgrad.feedback.base import Feedback
 
@@ -30,9 +31,9 @@ class Stale(Feedback):
 
     def __init__(self, decay: float) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
+        self.decay = checks.number("decay", decay)
+        if not 0 <= self.decay < 1:
             raise ArgumentError(f"decay must lie in [0, 1), got {decay!r}")
-        self.decay = float(decay)
         # Takes the shape of one message when the first error arrives.
         self.register_buffer("average", torch.zeros(()))
         self.register_load_state_dict_pre_hook(_take_shape)
@@ -43,6 +44,7 @@ class Stale(Feedback):
         Raises:
             ShapeError: the remembered errors belong to messages of another shape.
         """
+        checks.suits(self, h)
         if self.average.ndim and self.average.shape != h.shape[1:]:
             raise ShapeError(
                 f"the feedback model Stale remembers errors of shape (batch, "
@@ -62,6 +64,8 @@ class Stale(Feedback):
         Where the mean is not finite the average stays as it was, or one overflow would be
         remembered for good.
         """
+        if checks.dense("an error to remember", target).ndim < 2 or not len(target):
+            raise ShapeError(f"an error to remember is (batch, ...), got {tuple(target.shape)}")
         mean = target.mean(dim=0)
         known = self.average
         old = known.to(mean)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from synthgrad import checks
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
 from synthgrad.errors import ArgumentError, LockingError, NonFiniteError
@@ -81,9 +80,9 @@ class MultiRate(Carried):
         feedback_optimizer: MakeOptimizer | None = None,
     ) -> None:
         super().__init__(nodes, streams)
-        if not isinstance(scale, Real) or not math.isfinite(scale):
-            raise ArgumentError(f"scale must be a finite number, got {scale!r}")
-        self.scale = scale
+        self.scale = checks.number("scale", scale)
+        checks.function("optimizer", optimizer)
+        checks.functions(feedback_optimizer=feedback_optimizer)
         self._statistics = Statistics(self)
         self._first = first_ticks(self.nodes, self.order)
         interfaces = {key: edge.interface for key, edge in self._edges.items() if edge.interface}
@@ -138,7 +137,9 @@ class MultiRate(Carried):
             NonFiniteError: a synthetic error, a loss, an error that came back or a gradient holds
                 NaN or infinity; nobody was updated.
         """
-        losses = losses or {}
+        checks.mapping("inputs", inputs)
+        losses = {} if losses is None else checks.mapping("losses", losses)
+        checks.functions(**{f"the loss of {name!r}": one for name, one in losses.items()})
         if missing := [name for name in self.streams if name not in inputs]:
             raise ArgumentError(f"no input for the streams {missing}, got {list(inputs)}")
         if unknown := [name for name in losses if name not in self.nodes]:
@@ -204,7 +205,7 @@ class MultiRate(Carried):
         unroll.state = result.state if now.learns else detached(result.state)
         unroll.ticks += now.learns
         if name in now.losses:
-            loss = now.losses[name](result.output)
+            loss = checks.loss(now.losses[name](result.output))
             loss = shown(loss).mean() if loss.ndim else loss
             if now.learns:
                 self._check(name, [loss], f"the loss of node {name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from synthgrad import checks
 from synthgrad.errors import ArgumentError, ShapeError, SynthgradError
 from synthgrad.feedback import Feedback, Regression
 from synthgrad.recurrent.nest import describe, every, floating
@@ -60,8 +60,7 @@ def check_scale(scale: Any) -> None:
     Raises:
         ArgumentError: ``scale`` is no number, negative or not finite.
     """
-    if not isinstance(scale, int | float) or not 0 <= scale < math.inf:
-        raise ArgumentError(f"scale must be a finite number of at least 0, got {scale!r}")
+    checks.number("scale", scale, 0)
 
 
 def check_reduction(reduction: Any) -> None:
@@ -70,8 +69,7 @@ def check_reduction(reduction: Any) -> None:
     Raises:
         ArgumentError: ``reduction`` is one.
     """
-    if reduction not in ("mean", "sum"):
-        raise ArgumentError(f'reduction must be "mean" or "sum", got {reduction!r}')
+    checks.word("reduction", reduction, ("mean", "sum"))
 
 
 def check_batch_dim(batch_dim: Any) -> BatchDim:
@@ -82,7 +80,9 @@ def check_batch_dim(batch_dim: Any) -> BatchDim:
     """
     several = isinstance(batch_dim, Sequence)
     dims = tuple(batch_dim) if several else () if batch_dim is None else (batch_dim,)
-    if not all(isinstance(dim, int) and not isinstance(dim, bool) for dim in dims):
+    if isinstance(batch_dim, str) or not all(
+        isinstance(dim, int) and not isinstance(dim, bool) for dim in dims
+    ):
         raise ArgumentError(
             f"batch_dim must be a dimension, or a tuple with one for each tensor, got {batch_dim!r}"
         )
@@ -97,10 +97,8 @@ def check_last_core(
     Raises:
         ArgumentError: M's error shall flow into the core and cannot; or nothing would flow there.
     """
-    if last_core is not None and not callable(last_core):
-        raise ArgumentError(
-            f"last_core must be a function of a core's inputs, got {type(last_core).__name__}"
-        )
+    checks.functions(last_core=last_core)
+    checks.flag("feedback_into_core", feedback_into_core)
     if feedback_into_core and last_core is None:
         raise ArgumentError(
             "feedback_into_core=True needs last_core, a function that computes the last message "
@@ -124,13 +122,10 @@ def check_message(message: Any) -> None:
     Raises:
         ShapeError: it is not one floating-point tensor with a batch.
     """
-    if not isinstance(message, Tensor) or not message.is_floating_point() or message.ndim < 2:
-        came = (
-            f"{message.dtype} of shape {tuple(message.shape)}"
-            if isinstance(message, Tensor)
-            else type(message).__name__
+    if not checks.is_dense(message) or message.ndim < 2:
+        raise ShapeError(
+            f"a message is one dense floating-point tensor (batch, ...), got {checks.came(message)}"
         )
-        raise ShapeError(f"a message is one floating-point tensor (batch, ...), got {came}")
 
 
 def check_state(state: Any) -> list[Tensor]:

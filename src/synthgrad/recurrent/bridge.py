@@ -218,6 +218,7 @@ class RecurrentInterface(Configured):
             arranged = layout(tensors, len(message), self.batch_dim)
             with torch.no_grad():
                 predicted = predict(self.feedback, message.detach(), context, arranged.width)
+            torch.clear_autocast_cache()  # torch 2.6 would fit weights cast here, without a graph
             predicted = wide(predicted)
             self._refuse_non_finite(predicted, message)
             error = None

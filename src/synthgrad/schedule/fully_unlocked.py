@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from synthgrad import checks
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
 from synthgrad.errors import (
@@ -80,7 +81,9 @@ class FullyUnlocked(Counted):
         input_optimizer: MakeOptimizer | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        self.model = model
+        self.model = checks.module("model", model)
+        checks.function("optimizer", optimizer)
+        checks.functions(feedback_optimizer=feedback_optimizer, input_optimizer=input_optimizer)
         self.parts = find_parts(model)
         self.optimizers = Optimizers()
         self.updates = {part.name: 0 for part in self.parts}
@@ -137,6 +140,7 @@ class FullyUnlocked(Counted):
         """
         if not self.model.training:
             raise LockingError("the model is in eval mode; call model.train() before step()")
+        checks.function("loss_fn", loss_fn)
         if not isinstance(x, Tensor):
             raise ShapeError(f"synthetic inputs are made from one tensor, got {type(x).__name__}")
         context = current_context() if context is None else context
@@ -167,7 +171,7 @@ class _Run:
         self.guard.expect_no_gradient(part.name, part.parameters())
         h, own_context = part.run(self._input(part, context))
         if part.above is None:
-            loss = self.loss_fn(h)
+            loss = checks.loss(self.loss_fn(h))
             loss = losses(loss).mean() if loss.ndim else loss
             self.guard.check_loss(loss)
             self.loss = loss.detach()
@@ -178,9 +182,9 @@ class _Run:
             self.sent[part.above] = h.detach()
             if h.requires_grad:
                 h.backward(call.synthetic)
-        checks = part.above is None or part.above.check_finite is True
+        checked = part.above is None or part.above.check_finite is True
         below = [] if part.below is None else [f"{self._name(part.below)} feedback"]
-        self._update(part.name, part.name, *below, checks=checks)
+        self._update(part.name, part.name, *below, checks=checked)
         self.schedule.updates[part.name] += 1
 
     def fit_inputs(self) -> None:

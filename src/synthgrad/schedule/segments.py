@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from synthgrad import checks
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
 from synthgrad.decouple import wrapper_kinds
@@ -125,7 +126,7 @@ def find_segments(
     with preserved(model), torch.enable_grad(), drop, in_context(context):
         with routed(search.cut):
             output = model(x)
-        search.end(loss_fn(output), None)
+        search.end(checks.loss(loss_fn(output)), None)
     warn_if_whole(model, len(search.segments))
     return search.finish(model)
 
@@ -149,6 +150,7 @@ class _Search:
         keep = torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), lambda t: t)
         with torch.no_grad(), keep:
             interface.call(h, context)
+        torch.clear_autocast_cache()  # torch 2.6 would take its weights cast here, without a graph
         self.end(h, interface)
         # What goes on hangs on an empty leaf, by which it is known, and keeps no message alive.
         leaf = torch.empty(0, requires_grad=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from synthgrad import checks
 from synthgrad.call import Call
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
@@ -65,7 +66,9 @@ class Sporadic(Counted):
         feedback_optimizer: MakeOptimizer | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        self.model = model
+        self.model = checks.module("model", model)
+        checks.function("optimizer", optimizer)
+        checks.functions(feedback_optimizer=feedback_optimizer)
         self._chance = Chance(p_update, order, generator)
         self.optimizers = Optimizers()
         self.updates = {}
@@ -94,6 +97,7 @@ class Sporadic(Counted):
         """
         if not self.model.training:
             raise LockingError("the model is in eval mode; call model.train() before step()")
+        checks.function("loss_fn", loss_fn)
         if not self._segments:
             self.prepare(x, loss_fn, context)
         context = current_context() if context is None else context
@@ -108,7 +112,7 @@ class Sporadic(Counted):
                 with routed(run.cut):
                     output = self.model(x)
                 run.check_seen()
-                loss = loss_fn(output)
+                loss = checks.loss(loss_fn(output))
                 run.tops[None] = loss = losses(loss).mean() if loss.ndim else loss
                 guard.check_loss(loss)
                 for segment in going:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from synthgrad import checks
 from synthgrad.call import Call
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
@@ -49,7 +50,9 @@ class Unlocked:
         *,
         feedback_optimizer: MakeOptimizer | None = None,
     ) -> None:
-        self.model = model
+        self.model = checks.module("model", model)
+        checks.function("optimizer", optimizer)
+        checks.functions(feedback_optimizer=feedback_optimizer)
         self.optimizers = Optimizers()
         self._make = optimizer
         self._make_feedback = feedback_optimizer
@@ -81,6 +84,7 @@ class Unlocked:
         """
         if not self.model.training:
             raise LockingError("the model is in eval mode; call model.train() before step()")
+        checks.function("loss_fn", loss_fn)
         if not self._segments:
             self.prepare(x, loss_fn, context)
         context = current_context() if context is None else context
@@ -92,7 +96,7 @@ class Unlocked:
             with guard.step(), torch.enable_grad(), in_context(context):
                 with routed(run.cut):
                     output = self.model(x)
-                return run.finish(loss_fn(output))
+                return run.finish(checks.loss(loss_fn(output)))
         except RuntimeError as error:
             if not isinstance(error, SynthgradError):
                 guard.explain(error, lambda: find_segments(self.model, x, loss_fn, context))

@@ -2,17 +2,59 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from synthgrad.errors import SynthgradWarning
 from synthgrad.feedback import MLP
 from synthgrad.lab.sequences.config import RecurrentConfig
 from synthgrad.recurrent import RecurrentInterface
 from synthgrad.types import Float
 
 State = tuple[Tensor, Tensor]
+
+
+class Core(nn.LSTM):
+    """An LSTM that computes in float32 where autocast asks for a bfloat16 that the device lacks."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  # packs no sequences
+        self, input: Tensor, hx: State | None = None
+    ) -> tuple[Tensor, State]:
+        """The outputs, ``"steps batch units"``, and the state after the last step."""
+        kind = input.device.type
+        asked = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+        if not asked or has_bfloat16_lstm(kind):
+            return super().forward(input, hx)
+        with torch.autocast(kind, enabled=False):
+            return super().forward(input.float(), hx and (hx[0].float(), hx[1].float()))
+
+
+@functools.cache
+def has_bfloat16_lstm(kind: str) -> bool:
+    """Whether a kind of device computes an LSTM under autocast to bfloat16, by trying it once.
+
+    oneDNN does so only on processors with AVX-512 (linear layers and convolutions it emulates).
+    Where it cannot, that is said once, as a :class:`SynthgradWarning`.
+    """
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        lstm, steps = nn.LSTM(1, 1).to(kind), torch.zeros(2, 1, 1, device=kind)
+        try:
+            with torch.autocast(kind, torch.bfloat16):
+                outputs, _ = lstm(steps)
+            outputs.sum().backward()
+        except RuntimeError:
+            warnings.warn(
+                f"--precision bfloat16: PyTorch has no LSTM in bfloat16 for this {kind}; "
+                "the LSTM computes in float32, everything else in bfloat16",
+                SynthgradWarning,
+                stacklevel=2,
+            )
+            return False
+    return True
 
 
 class Network(nn.Module):
@@ -27,7 +69,7 @@ class Network(nn.Module):
 
     def __init__(self, channels: int, units: int, classes: int, forget_bias: float) -> None:
         super().__init__()
-        self.core = nn.LSTM(channels, units)
+        self.core = Core(channels, units)
         self.task = nn.Linear(units, classes)
         # PyTorch has two biases, whose sum counts; the gates are i, f, g, o.
         nn.init.constant_(self.core.get_parameter("bias_ih_l0")[units : 2 * units], forget_bias)
