@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +17,7 @@ import tyro
 from synthgrad.errors import SynthgradError, SynthgradWarning
 from synthgrad.lab.bench.commands import BENCHES
 from synthgrad.lab.config import FeedForwardConfig, Schedule
-from synthgrad.lab.errors import UsageError
+from synthgrad.lab.errors import UNUSABLE, UsageError
 from synthgrad.lab.multinetwork import MultiNetworkConfig
 from synthgrad.lab.outcome import outcome
 from synthgrad.lab.registry import ALL
@@ -221,25 +224,65 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with its exit code.
 
     0: success. 1: a run failed, for example for want of data. 2: an argument cannot be used.
-    130: stopped by a signal, with a checkpoint.
+    130: stopped by a signal, with a checkpoint where there is something to keep.
     """
-    sys.exit(_run(arguments))
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str]) -> int:
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):  # a path may hold what no encoding has
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
     try:
+        _check_characters(arguments)
         app.cli(args=arguments, prog="synthgrad", config=config)
+        sys.stdout.flush()
     except SynthgradError as error:
-        print(f"synthgrad: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return _say(error, 2 if isinstance(error, UsageError) else 1)
     except Stopped as stopped:
-        print(f"synthgrad: {stopped}", file=sys.stderr)
-        return 130
+        return _say(stopped, 130)
     except KeyboardInterrupt:
-        return 130
+        return _say("stopped", 130)
+    except BrokenPipeError:  # whoever read our output has gone, as after "| head"
+        _forget_output()
+        return 1
+    except OSError as error:
+        name = "" if error.filename is None else f"{error.filename}: "
+        reason = error.strerror or str(error)
+        if error.errno not in UNUSABLE:
+            _forget_output()  # it may be what could not be written
+        return _say(f"{name}{reason}", 2 if error.errno in UNUSABLE else 1)
     return 0
+
+
+def _say(text: object, code: int) -> int:
+    """Says on one line how the command ended; returns ``code``."""
+    line = " ".join(str(text).split("\n")) if code == 2 else str(text)
+    print(f"synthgrad: {line}", file=sys.stderr)
+    return code
+
+
+def _check_characters(arguments: Sequence[str]) -> None:
+    """Refuses what no file name and no option can hold.
+
+    Raises:
+        UsageError: an argument has a NUL, or half of a surrogate pair.
+    """
+    for argument in arguments:
+        try:
+            os.fsencode(argument)
+        except UnicodeEncodeError:
+            raise UsageError(f"an argument is no text: {argument!a}") from None
+        if "\0" in argument:
+            raise UsageError(f"an argument has a NUL character: {argument!a}")
+
+
+def _forget_output() -> None:
+    """Keeps what could not be printed from being tried again when the process ends."""
+    with suppress(OSError):  # where it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:

@@ -151,7 +151,7 @@ def _read_metrics(path: Path) -> dict[str, Series]:
             continue
         try:
             logged = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break  # no newline at its end: the process was killed while it wrote
             raise ReportError(f"{path}, line {number}, is broken: {error}") from error
