@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,9 +19,11 @@ from synthgrad.errors import SynthgradError, SynthgradWarning
 from synthgrad.lab.bench.commands import BENCHES
 from synthgrad.lab.config import FeedForwardConfig, Schedule
 from synthgrad.lab.errors import UNUSABLE, UsageError
+from synthgrad.lab.memory import is_out_of_memory
 from synthgrad.lab.multinetwork import MultiNetworkConfig
 from synthgrad.lab.outcome import outcome
 from synthgrad.lab.registry import ALL
+from synthgrad.lab.run_files import check_path
 from synthgrad.lab.runnable import Runnable
 from synthgrad.lab.sequences import EpisodeConfig, TextConfig
 from synthgrad.lab.signals import Stopped
@@ -196,6 +199,8 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path = Path("repor
 
     if not runs:
         raise UsageError("report needs at least one run folder")
+    for path in (*runs, out):
+        check_path("report", path)
     folders = [folder for path in runs for folder in _run_folders(path)]
     print(f"written to {write_report(folders, out)}")
 
@@ -226,7 +231,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     0: success. 1: a run failed, for example for want of data. 2: an argument cannot be used.
     130: stopped by a signal, with a checkpoint where there is something to keep.
     """
-    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+    if arguments is not None:
+        sys.exit(_run(arguments))
+    code = _run(sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: nothing is left to be stopped
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -254,6 +263,10 @@ def _run(arguments: Sequence[str]) -> int:
         if error.errno not in UNUSABLE:
             _forget_output()  # it may be what could not be written
         return _say(f"{name}{reason}", 2 if error.errno in UNUSABLE else 1)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _say(f"out of memory: {(str(error).splitlines() or [''])[0]}", 1)
     return 0
 
 
@@ -268,9 +281,11 @@ def _check_characters(arguments: Sequence[str]) -> None:
     """Refuses what no file name and no option can hold.
 
     Raises:
-        UsageError: an argument has a NUL, or half of a surrogate pair.
+        UsageError: an argument is empty, has a NUL, or half of a surrogate pair.
     """
     for argument in arguments:
+        if not argument:
+            raise UsageError("an argument is empty")
         try:
             os.fsencode(argument)
         except UnicodeEncodeError:

@@ -18,7 +18,7 @@ from synthgrad import saved
 from synthgrad.errors import SynthgradWarning
 from synthgrad.lab.checkpoint import BEGIN_ANEW, load_newest
 from synthgrad.lab.errors import RunError, UsageError
-from synthgrad.lab.run_files import FILES, run_around
+from synthgrad.lab.run_files import FILES, check_path, run_around
 
 REMEMBERED = 1 << 16
 """Bytes at the end of the metrics that a checkpoint can restore."""
@@ -182,12 +182,7 @@ class RunFolder:
 
     def _check_kinds(self) -> None:
         """Looks whether what is there under a run's names is what a run puts there."""
-        try:
-            self.path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as error:
-            raise UsageError(f"--out: {self.path} cannot be used: {error.strerror}") from None
+        check_path("--out", self.path)
         if (run := run_around(self.path)) is not None:
             raise UsageError(f"--out: {self.path} lies among the checkpoints of {run}")
         for part in (*(self.path / name for name in FILES), self.checkpoints):
@@ -253,7 +248,9 @@ def versions() -> dict[str, str]:
 def _read(path: Path, needs: Iterable[str] = ()) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise UsageError(f"--out: {path} is nested too deeply to be a run's") from None
+    except (OSError, ValueError) as error:
         raise RunError(f"{path} is not readable JSON: {error}; {BEGIN_ANEW}") from error
     missing = [name for name in needs if not isinstance(found, dict) or name not in found]
     if missing:

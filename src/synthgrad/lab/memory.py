@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -23,6 +24,8 @@ A_PARAMETER = 32
 each), all but the gradient once more in the checkpoint that is written, and its first value."""
 A_MODULE = 50_000
 """Bytes of what Python keeps of a layer."""
+FILLED = 0.9
+"""Of what is free, how much training may be thought to need: an estimate is no measurement."""
 BASE = 1 << 29
 """Bytes of PyTorch itself and a small data set."""
 
@@ -44,7 +47,7 @@ def check_memory(needed: int, config: Settings, device: torch.device) -> None:
         UsageError: the device does not have as much.
     """
     there = available(device)
-    if there is not None and needed > there:
+    if there is not None and needed > FILLED * there:
         where = "this machine has" if device.type == "cpu" else f"{device} has"
         raise UsageError(
             f"{_sizes(config)}: that needs about {_amount(needed)} of memory, and {where} "
@@ -76,10 +79,10 @@ def _number(path: Path) -> int | None:
 
 
 def _amount(count: int) -> str:
-    power = max((int(count).bit_length() - 1) // 10, 2)
-    unit = ("MiB", "GiB", "TiB", "PiB", "EiB")[min(power, 6) - 2]
-    number = count >> 10 * (min(power, 6) - 3)  # 1024ths
-    return f"{number / 1024:,.1f} {unit}" if number < 1 << 40 else f"over a million {unit}"
+    units = ("MiB", "GiB", "TiB", "PiB", "EiB")
+    power = min(max((count.bit_length() - 1) // 10, 2), 2 + len(units) - 1)
+    number = (count >> 10 * (power - 1)) / 1024 if count < 1 << 90 else math.inf
+    return f"{number:,.1f} {units[power - 2]}" if number < 1e6 else f"over a million {units[-1]}"
 
 
 def _sizes(config: Settings) -> str:
@@ -88,6 +91,13 @@ def _sizes(config: Settings) -> str:
         for name in _SIZES
         if name in type(config).model_fields
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory could not be had."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAYS)
 
 
 @contextmanager
@@ -100,9 +110,8 @@ def enough_memory(config: Settings) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = str(error)
-        is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not is_memory and not any(said in text for said in _SAYS):
+        if not is_out_of_memory(error):
             raise
+        text = str(error)
         why = text.splitlines()[0] if text else type(error).__name__
         raise RunError(f"out of memory: lower some of {_sizes(config)} ({why})") from None

@@ -86,13 +86,13 @@ def reproduce(
     table = _table(name)
     _check(jobs=jobs, seeds=seeds, threads=threads, budget=budget)
     cells = _cells(table, only)
+    pick_device(device)
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
     values = {"schedule": schedule, "threads": threads, "device": device}
     plan = _plan(cells, out / name, budget, seeds, values)
     done, open_, failed = _look(plan)
     print(f"{name}: {len(plan)} runs, {done} of them done already", file=sys.stderr)
     if open_:
-        pick_device(device)
         # Once, before several processes look for the same files, or download them.
         recipes = (ALL[planned.recipe] for planned in open_)
         for recipe in {recipe.data: recipe for recipe in recipes}.values():

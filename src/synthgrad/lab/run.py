@@ -71,9 +71,12 @@ def run(
         try:
             return _train(recipe, config, trainer, folder, label or config.method, stop)
         except OSError as error:
+            if error.errno is None:  # none of the system's
+                raise
             name = error.filename or out
-            why = error.strerror or str(error)
-            raise RunError(f"{name}: {why}; --resume goes on from the last checkpoint") from error
+            raise RunError(
+                f"{name}: {error.strerror}; --resume goes on from the last checkpoint"
+            ) from error
         finally:
             folder.abandon()
 

@@ -7,9 +7,25 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from synthgrad.lab.errors import UsageError
+
 FILES = ("config.json", "metrics.jsonl", "summary.json")
 _FILE = re.compile(r"config\.json|metrics\.jsonl|summary\.json|\.lock|events\.out\.tfevents\..*")
 _FOLDER = re.compile(r"checkpoint|stage-\d+")
+
+
+def check_path(option: str, path: Path) -> None:
+    """Looks whether a path, which need not exist, can be one at all.
+
+    Raises:
+        UsageError: it is too long, a loop of links, or out of reach.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise UsageError(f"{option}: {path} cannot be used: {error.strerror}") from None
 
 
 def run_around(path: Path) -> Path | None:
