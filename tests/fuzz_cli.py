@@ -1,8 +1,8 @@
 """Calls of the command line made up at random: ``python -m tests.fuzz_cli --calls 10000``.
 
-Each call ends with 0, 1, 2 or 130, without a traceback, and where settings of ours are refused, with
-one line. Most calls are refused; those that are not do tiny work on made-up data. The calls are made
-in processes of a few hundred each, so that one that crashes, or eats all memory, is found.
+Each call ends with 0, 1, 2 or 130, without a traceback, and where settings of ours are refused,
+with one line. Most calls are refused; those that are not do tiny work on made-up data. The calls
+are made in processes of a few hundred each, so that one that crashes, or eats all memory, is found.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import tempfile
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 CHUNK = 250
 SECONDS = 20
@@ -27,29 +28,20 @@ MEMORY = 12 << 30
 
 LONG = "x" * 300
 INTEGERS = [
-    *("1", "2", "3", "8", "1", "2", "-1", "1.5", "nan", "inf", "1e3", "x", "", "0x10", "１２"),
-    *("99999999999", str(2**63 - 1), str(2**63), "1" + "0" * 40, "9" * 5000, "-" + "9" * 30),
+    *("-1", "1.5", "nan", "inf", "1e3", "x", "", "0x10", "１２", "99999999999"),
+    *(str(2**63 - 1), str(2**63), "1" + "0" * 40, "9" * 5000, "-" + "9" * 30),
 ]
 FLOATS = [
-    *("0", "0.5", "1", "0.001", "-1", "nan", "inf", "-inf", "1e30", "1e308", "1e400", "1e-320"),
-    *("x", "", "0,5", "1" + "0" * 400),
+    *("-1", "nan", "inf", "-inf", "1e30", "1e308", "1e400", "1e-320", "x", "", "0,5"),
+    "1" + "0" * 400,
 ]
 PATHS = [
-    *("a", "b/c", "good", "good/checkpoint", "good/checkpoint/x", "good/config.json", "loop"),
-    *("good/metrics.jsonl", "loop/x", "file", "file/x", LONG, f"a/{LONG}", "nul\0x", "\udcff"),
-    *(
-        "\ud800",
-        "",
-        "folders",
-        "wrong-metrics",
-        "wrong-checkpoint",
-        "nested",
-        "other",
-        "link",
-        "hard",
-    ),
-    *("/dev/null", "/dev/null/x", "/proc/x", "nowhere", "a\nb", "torn", "-", "--", "é"),
+    *("good", "good", "good/checkpoint", "good/checkpoint/x", "good/config.json", "loop", "loop/x"),
+    *("good/metrics.jsonl", "file", "file/x", LONG, f"a/{LONG}", "nul\0x", "\udcff", "\ud800", ""),
+    *("folders", "wrong-metrics", "wrong-checkpoint", "nested", "other", "link", "hard", "torn"),
+    *("/dev/null", "/dev/null/x", "/proc/x", "nowhere", "a\nb", "-", "--", "é", "a", "b/c"),
 ]
+SANE = {"int": ("1", "2", "3", "8"), "float": ("0", "0.5", "1", "0.001", "1e30")}
 WORDS = ["", "x", "all", "1,2", "1,99999999999", ",", "0", "\0", "\ud800", "cpu", "auto", "no", "*"]
 DEVICES = ["cpu", "auto", "meta", "cuda:99", "cuda:-1", "cpu:1", "mps", "", "x", "cpu:" + "9" * 30]
 
@@ -79,6 +71,8 @@ def _prepare():
 
     recipes.load = multinetwork.load = images
     sequences.load_text = text
+    for package in (recipes, multinetwork, sequences):  # --schedule paper would take days
+        package.PAPER = {**package.PAPER, "iterations": 2}
     for name, recipe in list(recipes.RECIPES.items()):
         defaults = recipe.defaults.changed(units=4, batch_size=8, layers=3, threads=1)
         hidden = recipes.PaperHidden(dni=(4,), cdni=())
@@ -138,16 +132,20 @@ def _folders():
 
 def _value(random_, annotation, name):
     """One value, or several, for an option of a type."""
-    if name in ("iterations", "samples"):  # what is valid has to be short
+    sane, text = random_.random() < 0.75, str(annotation)
+    if name in ("iterations", "samples") and not sane:  # what is valid has to be short
         return [random_.choice([text for text in INTEGERS if not text.isdigit() or len(text) < 3])]
     if name == "device":
-        return [random_.choice(DEVICES)]
-    text = str(annotation)
+        return ["cpu" if sane else random_.choice(DEVICES)]
+    if sane and "Literal" not in text:
+        kind = "float" if "float" in text else "int"
+        many = random_.randrange(4) if "tuple" in text else 0 if "bool" in text else 1
+        return [random_.choice(SANE[kind]) for _ in range(many)]
     if "tuple" in text:
         return [random_.choice(INTEGERS) for _ in range(random_.randrange(4))]
     if "Literal" in text:
-        known = [part.strip(" '\"") for part in text.partition("[")[2].partition("]")[0].split(",")]
-        return [random_.choice([*known, *known, *WORDS])]
+        known = [word for word in _words(annotation) if word]
+        return [random_.choice(known if sane else WORDS)]
     if "int" in text:
         return [random_.choice(INTEGERS)]
     if "float" in text:
@@ -155,6 +153,12 @@ def _value(random_, annotation, name):
     if "bool" in text:
         return []
     return [random_.choice(WORDS)]
+
+
+def _words(annotation):
+    """The words that a type allows."""
+    inner = [word for part in get_args(annotation) for word in _words(part)]
+    return inner or ([annotation] if isinstance(annotation, str) else [])
 
 
 def _options(random_, fields, most):
@@ -191,29 +195,33 @@ def call(random_, number):
         fields = type(ALL[name].defaults).model_fields if name in ALL else {}
         words = [command, name, *_options(random_, fields, 4)]
         out = path() if random_.random() < 0.4 else f"fresh/{number}"
-        words += ["--out", out, *_some(random_, resume=(), data_root=PATHS)]
+        words += ["--out", out]
+        if random_.random() < 0.2:
+            words += _some(random_, resume=(), data_root=PATHS)
     elif command in ("launch", "stage"):
         name = random_.choice(list(RECIPES))
         fields = dict(type(RECIPES[name].defaults).model_fields)
         fields |= {k: v for k, v in PipelineConfig.model_fields.items() if k != "interface"}
         words = [command, name, *_options(random_, fields, 4)]
         words += _some(random_, out=PATHS, resume=(), store=["x", "127.0.0.1:1", ""])
-        own = {"restarts": INTEGERS} if command == "launch" else {"stage": INTEGERS}
-        words += _some(random_, **own)
+        own = "restarts" if command == "launch" else "stage"
+        words += _some(random_, **{own: [*INTEGERS, "0", "1"]})
     elif command == "report":
-        words = [command, *(path() for _ in range(random_.randrange(4)))]
-        words += _some(random_, out=PATHS)
+        words = [command, *(path() for _ in range(random_.randrange(3)))]
+        words += _some(random_, out=[*PATHS, "page.html"])
     elif command == "reproduce":
         words = [command, random_.choice(["fig5", "deep21", "table1", "x", *TABLES])]
         words += _some(
-            random_, jobs=[n for n in INTEGERS if n in "1" or not n.isdigit() or len(n) > 4],
-            budget=FLOATS, seeds=INTEGERS, only=[*WORDS, "[", "backprop*"], out=PATHS,
-            threads=INTEGERS, device=DEVICES, schedule=["ours", "paper", "x"], data_root=PATHS,
+            random_, jobs=[n for n in INTEGERS if not n.isdigit() or len(n) > 4],
+            budget=[*FLOATS, "1"], seeds=[*INTEGERS, "1"], only=[*WORDS, "[", "backprop*"],
+            threads=[*INTEGERS, "1"], device=DEVICES, schedule=["ours", "paper", "x"],
+            out=PATHS, data_root=PATHS,
         )  # fmt: skip
     elif command == "bench":
         words = [command, random_.choice(["step", "train", "recurrent", "pipeline", "x"])]
         words += _some(
-            random_, threads=INTEGERS, units=INTEGERS, batch_size=INTEGERS, unrolls=INTEGERS,
+            random_, threads=[*INTEGERS, "1"], units=[*INTEGERS, "4"], unrolls=[*INTEGERS, "2"],
+            batch_size=[*INTEGERS, "4"],
             recipes=[*RECIPES, "x"], methods=["dni", "x"], out=PATHS, parts=["rate", "x"],
             quick=(), device=DEVICES, data_root=PATHS,
         )  # fmt: skip
