@@ -41,6 +41,11 @@ PATHS = [
     *("folders", "wrong-metrics", "wrong-checkpoint", "nested", "other", "link", "hard", "torn"),
     *("/dev/null", "/dev/null/x", "/proc/x", "nowhere", "a\nb", "-", "--", "é", "a", "b/c"),
 ]
+SHARES = {
+    **{"run": 12, "report": 4, "reproduce": 3, "bench": 2, "launch": 3, "stage": 3, "store": 1},
+    **{"demo": 0.5, "list": 0.5, "x": 0.5},
+}
+"""How often each command is called. What is misspelt, and the demo, take the longest."""
 SANE = {"int": ("1", "2", "3", "8"), "float": ("0", "0.5", "1", "0.001", "1e30")}
 WORDS = ["", "x", "all", "1,2", "1,99999999999", ",", "0", "\0", "\ud800", "cpu", "auto", "no", "*"]
 DEVICES = ["cpu", "auto", "meta", "cuda:99", "cuda:-1", "cpu:1", "mps", "", "x", "cpu:" + "9" * 30]
@@ -71,8 +76,8 @@ def _prepare():
 
     recipes.load = multinetwork.load = images
     sequences.load_text = text
-    for package in (recipes, multinetwork, sequences):  # --schedule paper would take days
-        package.PAPER = {**package.PAPER, "iterations": 2}
+    for module in (recipes, multinetwork, sequences):  # --schedule paper would take days
+        vars(module)["PAPER"] = {**vars(module)["PAPER"], "iterations": 2}
     for name, recipe in list(recipes.RECIPES.items()):
         defaults = recipe.defaults.changed(units=4, batch_size=8, layers=3, threads=1)
         hidden = recipes.PaperHidden(dni=(4,), cdni=())
@@ -188,10 +193,9 @@ def call(random_, number):
     def path():
         return random_.choice(PATHS)
 
-    commands = ("run", "run", "run", "run", "report", "reproduce", "bench", "launch", "stage")
-    command = random_.choice((*commands, "demo", "list", "store", "x"))
+    command = random_.choices(list(SHARES), SHARES.values())[0]
     if command == "run":
-        name = random_.choice([*ALL, "digits-fcn", "digits-fcn", "copy", "x"])
+        name = random_.choice([*ALL, *ALL, *ALL, "digits-fcn", "x"])
         fields = type(ALL[name].defaults).model_fields if name in ALL else {}
         words = [command, name, *_options(random_, fields, 4)]
         out = path() if random_.random() < 0.4 else f"fresh/{number}"
@@ -218,7 +222,7 @@ def call(random_, number):
             out=PATHS, data_root=PATHS,
         )  # fmt: skip
     elif command == "bench":
-        words = [command, random_.choice(["step", "train", "recurrent", "pipeline", "x"])]
+        words = [command, random_.choice(["step", "train", "recurrent", "recurrent", "pipeline"])]
         words += _some(
             random_, threads=[*INTEGERS, "1"], units=[*INTEGERS, "4"], unrolls=[*INTEGERS, "2"],
             batch_size=[*INTEGERS, "4"],

@@ -245,9 +245,11 @@ def _run(arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
     try:
-        _check_characters(arguments)
-        app.cli(args=arguments, prog="synthgrad", config=config)
-        sys.stdout.flush()
+        try:
+            _check_characters(arguments)
+            app.cli(args=arguments, prog="synthgrad", config=config)
+        finally:  # also after a help text, which ends in SystemExit
+            _flush()
     except SynthgradError as error:
         return _say(error, 2 if isinstance(error, UsageError) else 1)
     except Stopped as stopped:
@@ -255,14 +257,11 @@ def _run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _say("stopped", 130)
     except BrokenPipeError:  # whoever read our output has gone, as after "| head"
-        _forget_output()
         return 1
     except OSError as error:
         name = "" if error.filename is None else f"{error.filename}: "
-        reason = error.strerror or str(error)
-        if error.errno not in UNUSABLE:
-            _forget_output()  # it may be what could not be written
-        return _say(f"{name}{reason}", 2 if error.errno in UNUSABLE else 1)
+        code = 2 if error.errno in UNUSABLE else 1
+        return _say(f"{name}{error.strerror or error}", code)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -294,10 +293,18 @@ def _check_characters(arguments: Sequence[str]) -> None:
             raise UsageError(f"an argument has a NUL character: {argument!a}")
 
 
-def _forget_output() -> None:
-    """Keeps what could not be printed from being tried again when the process ends."""
-    with suppress(OSError):  # where it is no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _flush() -> None:
+    """Writes out what was printed; what cannot be is not tried again when the process ends.
+
+    Raises:
+        OSError: it cannot.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):  # where it is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:

@@ -17,7 +17,7 @@ import torch
 from synthgrad import saved
 from synthgrad.errors import SynthgradWarning
 from synthgrad.lab.checkpoint import BEGIN_ANEW, load_newest
-from synthgrad.lab.errors import RunError, UsageError
+from synthgrad.lab.errors import UNUSABLE, RunError, UsageError
 from synthgrad.lab.run_files import FILES, check_path, run_around
 
 REMEMBERED = 1 << 16
@@ -73,6 +73,7 @@ class RunFolder:
 
         Raises:
             UsageError: the folder cannot be written, or holds by now a run that it did not.
+            RunError: the disk is full, or fails.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,8 @@ class RunFolder:
             if not self._config_file.exists() or _read(self._config_file) != self.config:
                 _write(self._config_file, self.config)
         except OSError as error:
-            raise UsageError(f"--out: cannot write to {self.path}: {error.strerror}") from error
+            kind = UsageError if error.errno in UNUSABLE else RunError
+            raise kind(f"--out: cannot write to {self.path}: {error.strerror}") from error
 
     def finished(self) -> dict[str, Any] | None:
         """The summary, if the run is done."""
