@@ -1,5 +1,13 @@
 """Decoupled neural interfaces: train networks whose parts do not wait for each other."""
 
+import sys as _sys
+
+if _sys.argv[:1] == ["-m"] and "synthgrad.lab.cli" in _sys.orig_argv:
+    # ``python -m synthgrad.lab.cli`` imports this first: Ctrl-C should end it quietly from here on.
+    from synthgrad_cli import stop_at_once_on_sigint
+
+    stop_at_once_on_sigint()
+
 from synthgrad import errors, feedback, functional, inputs, schedule
 from synthgrad.context import context
 from synthgrad.decouple import decouple, recouple

@@ -56,7 +56,7 @@ class Batches:
     def shuffled(self, epoch: int) -> Tensor:
         """The order of an epoch, on the examples' device."""
         # Odd multipliers keep the streams of neighbouring seeds apart.
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**64)
         order = torch.randperm(len(self.x), generator=generator)
         if self.x.is_cuda:
             order = order.pin_memory()  # from other memory, the copy would wait for the device

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +18,12 @@ import tyro
 from synthgrad.errors import SynthgradError, SynthgradWarning
 from synthgrad.lab.bench.commands import BENCHES
 from synthgrad.lab.config import FeedForwardConfig, Schedule
-from synthgrad.lab.errors import UsageError
+from synthgrad.lab.errors import UNUSABLE, UsageError
+from synthgrad.lab.memory import is_out_of_memory
 from synthgrad.lab.multinetwork import MultiNetworkConfig
 from synthgrad.lab.outcome import outcome
 from synthgrad.lab.registry import ALL
+from synthgrad.lab.run_files import check_path
 from synthgrad.lab.runnable import Runnable
 from synthgrad.lab.sequences import EpisodeConfig, TextConfig
 from synthgrad.lab.signals import Stopped
@@ -193,6 +199,8 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path = Path("repor
 
     if not runs:
         raise UsageError("report needs at least one run folder")
+    for path in (*runs, out):
+        check_path("report", path)
     folders = [folder for path in runs for folder in _run_folders(path)]
     print(f"written to {write_report(folders, out)}")
 
@@ -221,25 +229,82 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with its exit code.
 
     0: success. 1: a run failed, for example for want of data. 2: an argument cannot be used.
-    130: stopped by a signal, with a checkpoint.
+    130: stopped by a signal, with a checkpoint where there is something to keep.
     """
-    sys.exit(_run(arguments))
+    if arguments is not None:
+        sys.exit(_run(arguments))
+    code = _run(sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: nothing is left to be stopped
+    sys.exit(code)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str]) -> int:
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):  # a path may hold what no encoding has
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
     try:
-        app.cli(args=arguments, prog="synthgrad", config=config)
+        try:
+            _check_characters(arguments)
+            app.cli(args=arguments, prog="synthgrad", config=config)
+        finally:  # also after a help text, which ends in SystemExit
+            _flush()
     except SynthgradError as error:
-        print(f"synthgrad: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return _say(error, 2 if isinstance(error, UsageError) else 1)
     except Stopped as stopped:
-        print(f"synthgrad: {stopped}", file=sys.stderr)
-        return 130
+        return _say(stopped, 130)
     except KeyboardInterrupt:
-        return 130
+        return _say("stopped", 130)
+    except BrokenPipeError:  # whoever read our output has gone, as after "| head"
+        return 1
+    except OSError as error:
+        name = "" if error.filename is None else f"{error.filename}: "
+        code = 2 if error.errno in UNUSABLE else 1
+        return _say(f"{name}{error.strerror or error}", code)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _say(f"out of memory: {(str(error).splitlines() or [''])[0]}", 1)
     return 0
+
+
+def _say(text: object, code: int) -> int:
+    """Says on one line how the command ended; returns ``code``."""
+    line = " ".join(str(text).split("\n")) if code == 2 else str(text)
+    print(f"synthgrad: {line}", file=sys.stderr)
+    return code
+
+
+def _check_characters(arguments: Sequence[str]) -> None:
+    """Refuses what no file name and no option can hold.
+
+    Raises:
+        UsageError: an argument is empty, has a NUL, or half of a surrogate pair.
+    """
+    for argument in arguments:
+        if not argument:
+            raise UsageError("an argument is empty")
+        try:
+            os.fsencode(argument)
+        except UnicodeEncodeError:
+            raise UsageError(f"an argument is no text: {argument!a}") from None
+        if "\0" in argument:
+            raise UsageError(f"an argument has a NUL character: {argument!a}")
+
+
+def _flush() -> None:
+    """Writes out what was printed; what cannot be is not tried again when the process ends.
+
+    Raises:
+        OSError: it cannot.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):  # where it is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:

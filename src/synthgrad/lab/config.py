@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 from pydantic import Field, model_validator
 
-from synthgrad.lab.settings import Settings
+from synthgrad.lab.settings import MOST_LAYERS, MOST_THREADS, Settings
 
 Method = Literal["backprop", "none", "dni", "cdni", "stale"]
 Schedule = Literal["ours", "paper"]
@@ -37,7 +37,7 @@ class FeedForwardConfig(Settings):
     method: Method = "cdni"
     """What error comes back between layers: the real one, none, a synthetic gradient (that also
     sees the label: cdni), or a stale average."""
-    layers: Annotated[int, Field(ge=2)] = 4
+    layers: Annotated[int, Field(ge=2, le=MOST_LAYERS)] = 4
     """As the paper counts: the hidden layers and the classifier."""
     units: Annotated[int, Field(ge=1)] = 256
     """Units of each hidden layer; of a CNN, its filters."""
@@ -91,7 +91,7 @@ class FeedForwardConfig(Settings):
     """Where to run: cpu, cuda, cuda:1, or auto for a GPU where there is one."""
     graph: Literal["auto", "no"] = "auto"
     """Whether a GPU replays the training step as one CUDA graph: where it can, or never."""
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0, le=MOST_THREADS)] = 0
     """CPU threads; 0 leaves the choice to PyTorch."""
 
     @model_validator(mode="after")

@@ -27,8 +27,9 @@ def run_demo(out: Path | None, seed: int) -> Path:
     Returns:
         The report's path, which is also printed.
     """
-    out = out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     recipe = RECIPES["digits-fcn"]
+    configs = {method: recipe.defaults.changed(method=method, seed=seed) for method in METHODS}
+    out = out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     console = Console()
     console.print(
         "A 4-layer network on 1,437 handwritten digits, tested on 360 others. "
@@ -40,9 +41,8 @@ def run_demo(out: Path | None, seed: int) -> Path:
         table.add_column(heading, justify="right")
     folders = []
     for method, label in METHODS.items():
-        config = recipe.defaults.changed(method=method, seed=seed)
         folder = out / method
-        summary = run(recipe, config, folder, label=label)
+        summary = run(recipe, configs[method], folder, label=label)
         folders.append(folder)
         table.add_row(
             label,

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+
 from synthgrad.errors import SynthgradError
+
+UNUSABLE = frozenset(
+    (
+        *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+        *(errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS),
+    )
+)
+"""What the system says of a path that cannot be used as given, and not of a disk that failed."""
 
 
 class UsageError(SynthgradError):
@@ -14,3 +24,7 @@ class UsageError(SynthgradError):
 
 class RunError(SynthgradError):
     """A run folder or a checkpoint is not what it should be; exit code 1."""
+
+
+class Diverged(RunError):
+    """Training went to infinity, or forgot what it had learned; exit code 1."""

@@ -6,8 +6,8 @@ import json
 import math
 import os
 import platform
+import warnings
 from collections.abc import Iterable
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,13 @@ from typing import Any
 import torch
 
 from synthgrad import saved
+from synthgrad.errors import SynthgradWarning
 from synthgrad.lab.checkpoint import BEGIN_ANEW, load_newest
-from synthgrad.lab.errors import RunError, UsageError
+from synthgrad.lab.errors import UNUSABLE, RunError, UsageError
+from synthgrad.lab.run_files import FILES, check_path, run_around
+
+REMEMBERED = 1 << 16
+"""Bytes at the end of the metrics that a checkpoint can restore."""
 
 
 class RunFolder:
@@ -29,20 +34,26 @@ class RunFolder:
         path: the folder; made if it is not there.
         config: what ``config.json`` will say, or has to say already to resume.
         resume: go on with what is there. Without it the folder must not hold a run.
+        needs_run: with ``resume``, whether there has to be one, or may be none yet.
 
     Raises:
         UsageError: the folder cannot be written, holds a run although ``resume`` is off, holds a
-            run of another recipe or configuration, or part of a run without its configuration.
+            run of another recipe or configuration, part of a run without its configuration, or
+            lies in the checkpoints of another; or it holds no run although one is needed.
         RunError: its configuration is broken.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self, path: Path, config: dict[str, Any], *, resume: bool, needs_run: bool = False
+    ) -> None:
         self.path = path
         self.config = config
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoint"
         self._config_file = path / "config.json"
-        self._writer: Any = None
+        self._events: Any = None
+        self._resume = resume
+        self._check_kinds()
         self._new = not self._config_file.exists()
         if not self._new:
             self._agree(_read(self._config_file, needs=("recipe",)), resume)
@@ -54,19 +65,25 @@ class RunFolder:
                 f"--out: {path} holds part of a run ({', '.join(parts)}) but no config.json, which "
                 "says of which one; put that file back, or give another folder"
             )
+        if self._new and needs_run:
+            raise UsageError(f"--resume: {path} holds no run; leave --resume away to begin one")
 
     def open(self) -> None:
         """Makes the folder and its configuration file.
 
         Raises:
-            UsageError: the folder cannot be written.
+            UsageError: the folder cannot be written, or holds by now a run that it did not.
+            RunError: the disk is full, or fails.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if self._new and self._config_file.exists():
+                self._agree(_read(self._config_file, needs=("recipe",)), self._resume)
             if not self._config_file.exists() or _read(self._config_file) != self.config:
                 _write(self._config_file, self.config)
         except OSError as error:
-            raise UsageError(f"--out: cannot write to {self.path}: {error.strerror}") from error
+            kind = UsageError if error.errno in UNUSABLE else RunError
+            raise kind(f"--out: cannot write to {self.path}: {error.strerror}") from error
 
     def finished(self) -> dict[str, Any] | None:
         """The summary, if the run is done."""
@@ -80,39 +97,79 @@ class RunFolder:
         """
         with open(self.metrics, "a", encoding="utf-8") as file:
             file.write(_json({"step": step, **values}) + "\n")
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+        if self._events is None:
+            from synthgrad.lab.events import EventFile
 
-            # What an interrupted run logged after its last checkpoint is hidden.
-            self._writer = SummaryWriter(str(self.path), purge_step=step)
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._events = EventFile(self.path, step)
+        self._events.write(step, values)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Writes a checkpoint that also remembers how long the metrics are."""
-        length = self.metrics.stat().st_size if self.metrics.exists() else 0
-        saved.save(self.checkpoints, step, {"run": state, "metrics_bytes": length})
+        """Writes a checkpoint that also remembers how long the metrics are, and how they end.
+
+        The metrics come to the disk first: no checkpoint is ahead of them.
+        """
+        length, end = 0, b""
+        if self.metrics.exists():
+            with open(self.metrics, "rb") as file:
+                os.fsync(file.fileno())
+                length = file.seek(0, os.SEEK_END)
+                file.seek(max(length - REMEMBERED, 0))
+                end = file.read()
+        saved.save(
+            self.checkpoints,
+            step,
+            {"run": state, "metrics_bytes": length, "metrics_end": end.decode("latin-1")},
+        )
 
     def load(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint's state; the metrics are cut back to its moment."""
+        """The newest whole checkpoint's state; the metrics are put back to its moment.
+
+        What was logged later is cut off; what is missing at their end, or is broken there, is
+        written again from what the checkpoint remembers.
+
+        Raises:
+            RunError: all checkpoints are damaged.
+        """
         stored = load_newest(self.checkpoints)
-        length = 0 if stored is None else stored["metrics_bytes"]
-        if self.metrics.exists():
-            if self.metrics.stat().st_size < length:
-                raise RunError(
-                    f"{self.metrics} is shorter than when the checkpoint was written: expected at "
-                    f"least {length} bytes, got {self.metrics.stat().st_size}; {BEGIN_ANEW}"
-                )
-            os.truncate(self.metrics, length)
-        return None if stored is None else stored["run"]
+        if stored is None:
+            if self.metrics.exists():
+                os.truncate(self.metrics, 0)
+            return None
+        self._repair_metrics(
+            stored["metrics_bytes"], stored.get("metrics_end", "").encode("latin-1")
+        )
+        return stored["run"]
+
+    def _repair_metrics(self, length: int, end: bytes) -> None:
+        """Makes the metrics ``length`` bytes that end with ``end`` (empty: not remembered)."""
+        there = self.metrics.read_bytes() if self.metrics.exists() else b""
+        begins = length - len(end)
+        if len(there) >= begins:
+            whole = there[:begins] + end
+        else:  # more is missing than is remembered
+            whole = there[: there.rfind(b"\n") + 1] + end[end.find(b"\n") + 1 :]
+            warnings.warn(
+                f"{self.metrics} was cut short, and {length - len(whole)} of its {length} bytes "
+                "are lost; the run itself is whole",
+                SynthgradWarning,
+                stacklevel=4,
+            )
+        if there[: len(whole)] != whole:
+            saved.write(self.metrics, whole)
+        elif len(there) > len(whole):
+            os.truncate(self.metrics, len(whole))
 
     def abandon(self) -> None:
         """Takes back what :meth:`open` wrote, if nothing came of the run: it is in nobody's way."""
         self.close()
         if self._new and not self._parts():
             self._config_file.unlink(missing_ok=True)
-            with suppress(OSError):  # whatever else is in there stays
-                self.path.rmdir()
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Leaves a run whose training failed whole: where no checkpoint is, its start is one."""
+        if not saved.newest_first(self.checkpoints):
+            self.metrics.touch()
+            self.save(0, state)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the summary: the run is done."""
@@ -121,9 +178,20 @@ class RunFolder:
 
     def close(self) -> None:
         """Lets go of the event file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _check_kinds(self) -> None:
+        """Looks whether what is there under a run's names is what a run puts there."""
+        check_path("--out", self.path)
+        if (run := run_around(self.path)) is not None:
+            raise UsageError(f"--out: {self.path} lies among the checkpoints of {run}")
+        for part in (*(self.path / name for name in FILES), self.checkpoints):
+            wanted = os.path.isdir if part == self.checkpoints else os.path.isfile
+            if os.path.lexists(part) and not wanted(part):
+                kind = "folder" if part == self.checkpoints else "file"
+                raise UsageError(f"--out: {part} is not a {kind}, as in a run it has to be")
 
     def _parts(self) -> list[str]:
         """What a run has left here besides its configuration."""
@@ -182,6 +250,8 @@ def versions() -> dict[str, str]:
 def _read(path: Path, needs: Iterable[str] = ()) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise UsageError(f"--out: {path} is nested too deeply to be a run's") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is not readable JSON: {error}; {BEGIN_ANEW}") from error
     missing = [name for name in needs if not isinstance(found, dict) or name not in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.data import DataSet, load
 from synthgrad.lab.errors import UsageError
+from synthgrad.lab.memory import A_MODULE, A_PARAMETER, BASE, widths
 from synthgrad.lab.methods import PaperHidden
 from synthgrad.lab.models import cnn, fcn
 
@@ -68,6 +70,35 @@ class Recipe:
         """The paper's iterations and rate."""
         return PAPER
 
+    def memory(self, config: FeedForwardConfig) -> int:
+        """About how many bytes training needs."""
+        image, units, batch = _IMAGES[self.data], config.units, config.batch_size
+        hidden = config.feedback_hidden
+        if hidden is None:
+            hidden = getattr(self.feedback_hidden, "cdni" if config.method == "cdni" else "dni")
+        learned = len(config.positions()) if config.method in ("dni", "cdni") else 0
+        between = config.layers - 2  # hidden layers that read a hidden layer
+        if self.network is _fcn:
+            pixels = math.prod(image)
+            parameters = pixels * units + between * units**2 + units * CLASSES
+            parameters += learned * widths((units, *hidden, units))
+            if config.unlock == "full":
+                inputs = config.input_hidden or ()
+                parameters += len(config.positions()) * widths((pixels, *inputs, units))
+            # Of a layer: what comes from its linear map, its normalisation and its end, with
+            # their gradients; of an evaluation two at a time.
+            trained = 6 * batch * units * (config.layers - 1) + batch * sum(hidden) * 4
+            tested = 2 * EVAL_BATCH * max(units, pixels)
+        else:
+            filters = 25  # values of each
+            parameters = filters * (image[0] * units + between * units**2)
+            parameters += filters * learned * widths((units, *hidden, units))
+            area = image[1] * image[2]
+            trained = 6 * batch * units * area * 4 // 3 + batch * sum(hidden) * area
+            tested = 3 * EVAL_BATCH * units * area
+        modules = config.layers * A_MODULE * (2 if learned else 1)
+        return BASE + A_PARAMETER * parameters + 4 * max(trained, tested) + modules
+
     def load(self, root: Path | None, device: torch.device) -> DataSet:
         """The data, on the device.
 
@@ -112,6 +143,17 @@ class Recipe:
         if config.waits_for_nothing:  # there is no real error to warm up with
             suited["warmup"] = 0
         return config.filled({"warmup": 0, **suited})
+
+
+EVAL_BATCH = 2000
+"""Images of one evaluation step."""
+CLASSES = 10
+_IMAGES = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 28, 28),
+    "fashion-mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+}
 
 
 def _fcn(config: FeedForwardConfig, data: DataSet) -> nn.Module:

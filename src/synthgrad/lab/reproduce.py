@@ -22,6 +22,7 @@ from synthgrad.lab.outcome import outcome
 from synthgrad.lab.registry import ALL
 from synthgrad.lab.report import write_report
 from synthgrad.lab.run import pick_device, run
+from synthgrad.lab.settings import MOST_THREADS, check_range
 from synthgrad.lab.signals import Stopped
 from synthgrad.lab.tables import DRAWN_BY, TABLES, Cell, PaperTable
 
@@ -85,13 +86,13 @@ def reproduce(
     table = _table(name)
     _check(jobs=jobs, seeds=seeds, threads=threads, budget=budget)
     cells = _cells(table, only)
+    pick_device(device)
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
     values = {"schedule": schedule, "threads": threads, "device": device}
     plan = _plan(cells, out / name, budget, seeds, values)
     done, open_, failed = _look(plan)
     print(f"{name}: {len(plan)} runs, {done} of them done already", file=sys.stderr)
     if open_:
-        pick_device(device)
         # Once, before several processes look for the same files, or download them.
         recipes = (ALL[planned.recipe] for planned in open_)
         for recipe in {recipe.data: recipe for recipe in recipes}.values():
@@ -115,7 +116,7 @@ def run_cell(planned: Planned, data_root: Path | None) -> dict[str, Any]:
         planned.config,
         planned.folder,
         data_root=data_root,
-        resume=True,
+        resume=(planned.folder / "config.json").exists(),
         label=planned.name,
     )
 
@@ -147,10 +148,10 @@ def _reported(table: PaperTable, folder: Path, without: Container[str]) -> list[
 
 
 def _check(*, jobs: int, seeds: int, threads: int, budget: float | None) -> None:
-    for option, value, least in (("jobs", jobs, 1), ("seeds", seeds, 1), ("threads", threads, 0)):
-        if value < least:
-            raise UsageError(f"--{option}: expected at least {least}, got {value}")
-    if budget is not None and not 0 < budget < float("inf"):
+    check_range("--jobs", jobs, 1, 1024)
+    check_range("--seeds", seeds, 1, 1000)
+    check_range("--threads", threads, 0, MOST_THREADS)
+    if budget is not None and not 0 < budget <= 1000:
         raise UsageError(f"--budget: expected a share above 0, such as 0.01, got {budget}")
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from synthgrad.lab.errors import UsageError
+from synthgrad.errors import NonFiniteError
+from synthgrad.lab.divergence import Watch
+from synthgrad.lab.errors import Diverged, RunError, UsageError
 from synthgrad.lab.folder import RunFolder, versions
-from synthgrad.lab.memory import enough_memory
+from synthgrad.lab.lock import alone, refuse_if_held
+from synthgrad.lab.memory import check_memory, enough_memory
 from synthgrad.lab.pace import Pace
 from synthgrad.lab.progress import progress
 from synthgrad.lab.runnable import Runnable, Trains
@@ -40,63 +45,98 @@ def run(
         What ``summary.json`` says.
 
     Raises:
-        UsageError: a setting or the folder cannot be used as given.
-        RunError: the folder is damaged, or there is not enough memory.
+        UsageError: a setting or the folder cannot be used as given; or another process has it.
+        RunError: the folder is damaged or cannot be written, or there is not enough memory.
+        Diverged: training went to infinity, or forgot what it had learned.
         Stopped: SIGINT or SIGTERM came; ``resume`` goes on from there.
     """
     config = recipe.settle(config)
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    folder = RunFolder(out, {"recipe": recipe.name, **config.to_json()}, resume=resume)
+    said = {"recipe": recipe.name, **config.to_json()}
+    folder = RunFolder(out, said, resume=resume, needs_run=resume)
     done = folder.finished()
     if done is not None:
         return done
     # Whatever is wrong with the settings comes up here, before anything is written.
+    refuse_if_held(out)
+    check_memory(recipe.memory(config), config, device)
     with enough_memory(config):
         trainer = recipe.trainer(config, recipe.load(data_root, device), device)
-    folder.open()
-    try:
-        with enough_memory(config):
-            return _train(recipe, config, trainer, folder, label or config.method)
-    except BaseException:
-        folder.abandon()
-        raise
+    with noted_signals() as stop, alone(out), enough_memory(config):
+        folder.open()
+        if (done := folder.finished()) is not None:  # by another process, meanwhile
+            return done
+        try:
+            return _train(recipe, config, trainer, folder, label or config.method, stop)
+        except OSError as error:
+            if error.errno is None:  # none of the system's
+                raise
+            name = error.filename or out
+            raise RunError(
+                f"{name}: {error.strerror}; --resume goes on from the last checkpoint"
+            ) from error
+        finally:
+            folder.abandon()
 
 
 def _train(
-    recipe: Runnable, config: Any, trainer: Trains, folder: RunFolder, name: str
+    recipe: Runnable,
+    config: Any,
+    trainer: Trains,
+    folder: RunFolder,
+    name: str,
+    stop: Sequence[int],
 ) -> dict[str, Any]:
     """Trains from where the folder's run is to its end; returns its summary."""
-    spent = 0.0
     state = folder.load()
+    spent, values, watch, start = 0.0, {}, Watch(trainer.chance, {}), None
     if state is not None:
         trainer.load_state_dict(state["trainer"])
-        spent = state["seconds"]
+        spent, values = state["seconds"], state["values"]
+        watch = Watch(trainer.chance, state.get("best", {}))
+        watch.see(values)
+    else:  # until there is a checkpoint
+        start = copy.deepcopy(trainer.state_dict())
     started = time.perf_counter() - spent
-    values: dict[str, float] = {} if state is None else state["values"]
     saving = Pace()  # where a step takes microseconds, its checkpoints are far apart in steps
-    with noted_signals() as stop, progress(name, config.iterations, trainer.step) as report:
-        while trainer.step < config.iterations and not trainer.finished:
-            trainer.advance()
-            step, last = trainer.step, trainer.step == config.iterations
-            if last or step % config.eval_every == 0:
-                values = trainer.evaluate()
-                last = last or trainer.finished
-                folder.log(step, values)
-                report(step, values)
-            elif step % 20 == 0:
-                report(step, {})
-            if last or stop or (step % config.checkpoint_every == 0 and saving.due()):
-                seconds = time.perf_counter() - started
-                with saving.counted():
-                    folder.save(
-                        step,
-                        {"trainer": trainer.state_dict(), "seconds": seconds, "values": values},
-                    )
-            if stop and not last:
-                folder.close()
-                raise Stopped(f"stopped at step {step}; the same command with --resume goes on")
+
+    def state_now() -> dict[str, Any]:
+        seconds = time.perf_counter() - started
+        return {
+            "trainer": trainer.state_dict(),
+            "seconds": seconds,
+            "values": values,
+            "best": watch.best,
+        }
+
+    try:
+        with progress(name, config.iterations, trainer.step) as report:
+            while trainer.step < config.iterations and not trainer.finished:
+                trainer.advance()
+                step, last = trainer.step, trainer.step == config.iterations
+                if last or step % config.eval_every == 0:
+                    values = trainer.evaluate()
+                    watch.see(values)
+                    last = last or trainer.finished
+                    folder.log(step, values)
+                    report(step, values)
+                elif step % 20 == 0:
+                    report(step, {})
+                if last or stop or (step % config.checkpoint_every == 0 and saving.due()):
+                    with saving.counted():
+                        folder.save(step, state_now())
+                    start = None
+                if stop and not last:
+                    folder.close()
+                    raise Stopped(f"stopped at step {step}; the same command with --resume goes on")
+    except NonFiniteError as error:
+        if start is not None:
+            folder.keep({"trainer": start, "seconds": 0.0, "values": {}})
+        raise Diverged(_diverged(trainer.step, str(error), folder)) from error
+    if verdict := watch.verdict():
+        raise Diverged(_diverged(trainer.step, verdict, folder))
     summary = {
         "recipe": recipe.name,
         "config": config.to_json(),
@@ -111,6 +151,14 @@ def _train(
     return summary
 
 
+def _diverged(step: int, why: str, folder: RunFolder) -> str:
+    return (
+        f"training diverged by step {step}: {' '.join(why.split())}; {folder.path} has no summary, "
+        "and --resume would repeat it from the last checkpoint: try a lower --learning-rate in "
+        "another --out"
+    )
+
+
 def pick_device(name: str) -> torch.device:
     """The device of a name, "auto" for a GPU where there is one.
 
@@ -120,8 +168,12 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        device = torch.device(name)
+        if device.type == "cuda":
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError, OverflowError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"--device: {name!r} is not to be had here: {reason}") from None
-    return torch.device(name)
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise UsageError(f"--device: expected cpu, cuda, cuda:1 or auto, got {name!r}")
+    return device

@@ -24,6 +24,11 @@ class Trains(Protocol):
         """Examples, or characters, seen so far."""
         ...
 
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """By metric, the error of whoever guesses; of metrics by which a run is judged."""
+        ...
+
     def advance(self) -> None:
         """One training step."""
 
@@ -73,6 +78,10 @@ class Runnable(Protocol):
 
     def settle(self, config: Any) -> Any:
         """The settings with nothing left open."""
+        ...
+
+    def memory(self, config: Any) -> int:
+        """About how many bytes training needs, of settled settings."""
         ...
 
     def load(self, root: Path | None, device: torch.device) -> Any:

@@ -6,9 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from synthgrad.lab.errors import UsageError
+
+MOST = 2**63 - 1
+"""Of whole numbers: what PyTorch's hold."""
+LARGEST = 3.4e38
+"""Of numbers: what single precision holds."""
+MOST_THREADS = 1024
+MOST_LAYERS = 10_000
 
 
 class Settings(BaseModel, ABC):
@@ -30,6 +37,16 @@ class Settings(BaseModel, ABC):
         ("iterations", "learning_rate", "feedback_learning_rate", "input_learning_rate")
     )
     only_with: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
+
+    @field_validator("*")
+    @classmethod
+    def _is_sane(cls, value: Any) -> Any:
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, int) and abs(one) > MOST:
+                raise ValueError("that is beyond 63 bits")
+            if isinstance(one, float) and abs(one) > LARGEST:
+                raise ValueError("that is beyond single precision")
+        return value
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -93,10 +110,31 @@ class Settings(BaseModel, ABC):
         return value is not None and not (value == 0 and name in self.nothing_at_zero)
 
 
+def shown(value: Any) -> str:
+    """A value as an error shows it: without the end, where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def check_range(option: str, value: int, least: int, most: int) -> None:
+    """For the options that no settings hold.
+
+    Raises:
+        UsageError: the value is outside the range.
+    """
+    if value < least:
+        raise UsageError(f"{option}: expected at least {least}, got {shown(value)}")
+    if value > most:
+        raise UsageError(f"{option}: expected at most {most}, got {shown(value)}")
+
+
 def _line(error: Any) -> str:
     name = "-".join(str(part) for part in error["loc"][:1])
     text = error["msg"].removeprefix("Value error, ")
-    return f"{_option(name)}: {text}, got {error['input']!r}" if name else text
+    return f"{_option(name)}: {text}, got {shown(error['input'])}" if name else text
 
 
 def _option(name: str) -> str:

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from synthgrad.errors import NonFiniteError
 from synthgrad.interface import named_interfaces
 from synthgrad.lab.batches import Batches
 from synthgrad.lab.captured import CapturedStep, recorder_for
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.data import DataSet
+from synthgrad.lab.divergence import check_weights, most_common_error
 from synthgrad.lab.methods import put_in
-from synthgrad.lab.recipes import Recipe
+from synthgrad.lab.recipes import EVAL_BATCH, Recipe
 from synthgrad.lab.steppers import BySchedule, Inline, OneByOne, Stepper, mean_loss
 from synthgrad.probe import probe
-
-EVAL_BATCH = 2000
 
 
 class Trainer:
@@ -69,6 +69,11 @@ class Trainer:
                 interface.check_finite = "later"
 
     @property
+    def chance(self) -> dict[str, float]:
+        """The test error of whoever always guesses the most common class."""
+        return {"test_error": most_common_error(self.test[1])}
+
+    @property
     def samples(self) -> int:
         """Examples seen."""
         return self.step * self.config.batch_size
@@ -99,10 +104,10 @@ class Trainer:
         The training loss is the mean of the steps since the last call, NaN if none had one.
 
         Raises:
-            NonFiniteError: an error that came back to an interface held NaN or infinity.
+            NonFiniteError: the loss, or an error that came back to an interface, held NaN or
+                infinity.
         """
-        self._check()
-        total, count = self._losses.tolist()
+        total, count = self._check()
         values = {"train_loss": total / count if count else math.nan}
         self._losses.zero_()
         values["train_error"] = self._error(*(part[:10_000] for part in self.train))
@@ -121,9 +126,11 @@ class Trainer:
         """Everything that the next step depends on.
 
         Raises:
-            NonFiniteError: as for :meth:`evaluate`; such a state is not worth to be kept.
+            NonFiniteError: as for :meth:`evaluate`, or a weight is not finite; such a state is not
+                worth to be kept.
         """
         self._check()
+        check_weights(self.model)
         return {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -142,9 +149,14 @@ class Trainer:
         if self._captured is not None:
             self._captured.forget()
 
-    def _check(self) -> None:
+    def _check(self) -> list[float]:
+        """The sum of the losses since the last look, and how many, if all is finite."""
         for interface in self._interfaces:
             interface.check_noted()
+        total, count = self._losses.tolist()
+        if not math.isfinite(total):
+            raise NonFiniteError(f"the training loss is {total}")
+        return [total, count]
 
     def _precision(self) -> torch.autocast:
         enabled = self.config.precision == "bfloat16"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from synthgrad.lab.errors import UsageError
+from synthgrad.lab.settings import MOST_THREADS, check_range
 
 
 class Bench(Protocol):
@@ -29,8 +29,7 @@ class Threads:
     """CPU threads."""
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise UsageError(f"--threads: expected at least 1, got {self.threads}")
+        check_range("--threads", self.threads, 1, MOST_THREADS)
 
 
 @dataclass(frozen=True, kw_only=True)

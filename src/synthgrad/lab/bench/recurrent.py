@@ -15,6 +15,7 @@ from rich.table import Table
 
 from synthgrad.lab.bench.timing import low, machine, timed
 from synthgrad.lab.errors import UsageError
+from synthgrad.lab.memory import check_memory
 from synthgrad.lab.run import pick_device
 from synthgrad.lab.runnable import Trains
 from synthgrad.lab.sequences.config import EpisodeConfig, Method, Precision
@@ -54,6 +55,10 @@ def main(
     if min(unrolls) < 1:
         raise UsageError(f"--unrolls: expected each at least 1, got {min(unrolls)}")
     where = pick_device(device)
+    for unroll in unrolls:
+        config = EpisodeConfig(unroll=unroll, units=units, batch_size=batch_size)
+        recipe = SEQUENCE_RECIPES["copy"]
+        check_memory(recipe.memory(recipe.settle(config)), config, where)
     if where.type == "cpu":
         torch.set_num_threads(threads)
     table = Table("T", "method", box=None)

@@ -9,15 +9,21 @@ from pathlib import Path
 from synthgrad.lab.data.download import download
 from synthgrad.lab.data.errors import DataError, damaged
 from synthgrad.lab.data.sources import Source
+from synthgrad.lab.run_files import check_path
 
 ROOT_VARIABLE = "SYNTHGRAD_DATA"
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of the data sets: ``root``, else ``$SYNTHGRAD_DATA``, else the user's cache."""
+    """The folder of the data sets: ``root``, else ``$SYNTHGRAD_DATA``, else the user's cache.
+
+    Raises:
+        UsageError: it cannot be a path.
+    """
     chosen = root or os.environ.get(ROOT_VARIABLE)
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        check_path("--data-root", place := Path(chosen).expanduser().absolute())
+        return place
     import pooch
 
     return Path(pooch.os_cache("synthgrad"))

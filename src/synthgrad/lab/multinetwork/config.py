@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from synthgrad.lab.settings import Settings
+from synthgrad.lab.settings import MOST_THREADS, Settings
 
 Method = Literal["backprop", "none", "dni", "cdni"]
 Schedule = Literal["ours", "paper"]
@@ -59,7 +59,7 @@ class MultiNetworkConfig(Settings):
     """Of the weights and the streams."""
     device: str = "auto"
     """Where to run: cpu, cuda, cuda:1, or auto for a GPU where there is one."""
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0, le=MOST_THREADS)] = 0
     """CPU threads; 0 leaves the choice to PyTorch."""
 
     def folder_name(self, recipe: str) -> str:

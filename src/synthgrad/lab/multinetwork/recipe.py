@@ -11,6 +11,7 @@ import torch
 
 from synthgrad.lab.data import DataSet, load
 from synthgrad.lab.errors import UsageError
+from synthgrad.lab.memory import A_PARAMETER, BASE, widths
 from synthgrad.lab.multinetwork.config import MultiNetworkConfig
 from synthgrad.lab.multinetwork.trainer import MultiNetworkTrainer
 
@@ -62,6 +63,19 @@ class MultiNetworkRecipe:
         else:
             suited = {"iterations": self.iterations, **self.suited[config.method]}
         return config.filled({"scale": SCALE, **suited})
+
+    def memory(self, config: MultiNetworkConfig) -> int:
+        """About how many bytes training needs."""
+        units, ticks, batch = config.units, config.ticks, config.batch_size
+        hidden = (units,) if config.feedback_hidden is None else config.feedback_hidden
+        parameters = units * (784 + 18 * units + config.unroll + ticks)
+        parameters += widths((units, *hidden, units))
+        kept = 20 * config.unroll * units  # the statistics of each step
+        if config.method == "backprop":  # of T² ticks, rather than of T
+            seen = ticks * batch * 30 * units
+        else:
+            seen = config.unroll * batch * 30 * units
+        return BASE + A_PARAMETER * parameters + 4 * (seen + 2 * ticks * batch * 784 + 3 * kept)
 
     def load(self, root: Path | None, device: torch.device) -> DataSet:
         """The digits, on the device.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import synthgrad as sg
+from synthgrad.errors import NonFiniteError
 from synthgrad.feedback import MLP
 from synthgrad.lab.data import DataSet
+from synthgrad.lab.divergence import check_weights, most_common_error
 from synthgrad.lab.multinetwork.config import MultiNetworkConfig
 from synthgrad.lab.multinetwork.networks import Answers, Joint, NetworkA, NetworkB, errors
 from synthgrad.lab.multinetwork.stream import Streams, rounds
@@ -92,6 +95,13 @@ class MultiNetworkTrainer:
         self._since = 0
 
     @property
+    def chance(self) -> dict[str, float]:
+        """The test errors of whoever always guesses the most common counts."""
+        tested = self._tested["test"]
+        counted = {"test_error_a": tested.odd, "test_error_b": tested.threes_in_all}
+        return {name: most_common_error(counts) for name, counts in counted.items()}
+
+    @property
     def samples(self) -> int:
         """Digits that all rows have seen."""
         return self.step * self.config.ticks * self.config.batch_size
@@ -140,7 +150,11 @@ class MultiNetworkTrainer:
         Returns:
             ``train_loss_a``, ``train_loss_b``, ``test_error_a``, ``test_error_b``, the same for
             ``validation`` where images are held out, and ``ticks``: digits that each row has seen.
+
+        Raises:
+            NonFiniteError: a training loss was NaN or infinite.
         """
+        self._check()
         since = max(self._since, 1)
         totals = self._totals / torch.tensor([self.config.unroll, 1], device=self._totals.device)
         values: dict[str, float] = dict(
@@ -155,13 +169,25 @@ class MultiNetworkTrainer:
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
+        """Everything that the next step depends on.
+
+        Raises:
+            NonFiniteError: a training loss or a weight is not finite.
+        """
+        self._check()
+        check_weights(self.a)
+        check_weights(self.b)
         return {
             "step": self.step,
             "graph": self.graph.state_dict(),
             "totals": self._totals,
             "since": self._since,
         }
+
+    def _check(self) -> None:
+        losses = self._totals.tolist()
+        if not all(map(math.isfinite, losses)):
+            raise NonFiniteError(f"the training losses of A and B sum up to {losses}")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to the moment of :meth:`state_dict`."""

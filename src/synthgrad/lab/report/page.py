@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from synthgrad import saved
+from synthgrad.lab.errors import UsageError
 from synthgrad.lab.report.errors import ReportError
 from synthgrad.lab.report.groups import group
 from synthgrad.lab.report.methods import meanings
@@ -16,6 +18,7 @@ from synthgrad.lab.report.panels import Panel, panels
 from synthgrad.lab.report.results import Table, result, table
 from synthgrad.lab.report.rounding import number
 from synthgrad.lab.report.runs import Run, read_run
+from synthgrad.lab.run_files import is_a_runs_own
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,21 @@ def write_report(
         The page's path.
 
     Raises:
+        UsageError: the page would take the place of a run's own file.
         ReportError: a folder is no run folder, a file in it is broken, or the page cannot be
             written.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    unique = {Path(folder).resolve(): Path(folder) for folder in run_dirs}
+    unique = {os.path.realpath(folder): Path(folder) for folder in run_dirs}
     runs = [read_run(folder) for folder in unique.values()]
     if not runs:
         raise ReportError("a report needs at least one run folder, got none")
+    path = out / "report.html" if out.is_dir() else out
+    if is_a_runs_own(path, unique.values()):
+        raise UsageError(
+            f"--out: {path} is, or would be taken for, a run's own file; give another name"
+        )
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("synthgrad.lab.report"),
         autoescape=True,
@@ -78,7 +87,6 @@ def write_report(
         runs=sorted(runs, key=lambda run: (run.recipe, run.layers or 0, run.method, run.seed)),
         facts=_facts(runs),
     )
-    path = out / "report.html" if out.is_dir() else out
     try:
         _write(path, html)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from synthgrad.lab.errors import UsageError
 from synthgrad.lab.report.errors import ReportError
 
 # One metric's values by step, in the order of the steps.
@@ -130,17 +132,26 @@ _File = TypeVar("_File", bound=BaseModel)
 
 
 def _read(path: Path, kind: type[_File]) -> _File:
+    _check_kind(path)
     try:
         return kind.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ReportError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if "recursion" in first["msg"]:
+            raise UsageError(f"{path} is nested too deeply to be a run's") from None
         where = "".join(f"{part}: " for part in first["loc"])
         raise ReportError(f"{path} is broken: {where}{first['msg']}") from error
 
 
+def _check_kind(path: Path) -> None:
+    if os.path.lexists(path) and not path.is_file():
+        raise UsageError(f"{path} is not a file, as in a run it has to be")
+
+
 def _read_metrics(path: Path) -> dict[str, Series]:
+    _check_kind(path)
     try:
         lines = path.read_bytes().split(b"\n") if path.exists() else []
     except OSError as error:
@@ -151,7 +162,7 @@ def _read_metrics(path: Path) -> dict[str, Series]:
             continue
         try:
             logged = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break  # no newline at its end: the process was killed while it wrote
             raise ReportError(f"{path}, line {number}, is broken: {error}") from error

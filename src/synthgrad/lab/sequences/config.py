@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from synthgrad.lab.settings import Settings
+from synthgrad.lab.settings import MOST_THREADS, Settings
 
 Method = Literal["bptt", "dni", "dni-aux"]
 Schedule = Literal["ours", "paper"]
@@ -107,7 +107,7 @@ class RecurrentConfig(Settings):
     """Where to run: cpu, cuda, cuda:1, or auto for a GPU where there is one."""
     graph: Literal["auto", "no"] = "auto"
     """Whether a GPU replays the training step as one CUDA graph: where it can, or never."""
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0, le=MOST_THREADS)] = 0
     """CPU threads; 0 leaves the choice to PyTorch."""
 
     @model_validator(mode="after")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
+from synthgrad.errors import NonFiniteError
 from synthgrad.lab.sequences.averages import Averages
 from synthgrad.lab.sequences.blocks import Blocks
 from synthgrad.lab.sequences.config import EpisodeConfig
@@ -46,6 +48,11 @@ class EpisodeTrainer:
         self._current = Averages(self.learner.totals, 1)
 
     @property
+    def chance(self) -> dict[str, float]:
+        """The bits of whoever thinks everything that can be written equally likely."""
+        return {"train_bits": math.log2(self.blocks.stream.classes)}
+
+    @property
     def samples(self) -> int:
         """Characters that all rows have read, those without meaning among them."""
         return self.step * self.config.consumed
@@ -71,8 +78,13 @@ class EpisodeTrainer:
             ``train_bits``, the average error since the last evaluation, of all that counts;
             ``level_bits``, that of the level's last check; ``n``, ``r`` and ``task_length`` of the
             present level; ``solved_length``; ``samples``; and :meth:`Learner.measured`.
+
+        Raises:
+            NonFiniteError: training has diverged.
         """
         window = self._all.look()
+        if not math.isfinite(window.bits):
+            raise NonFiniteError(f"the training error is {window.bits} bits")
         self._all.restart(window)
         level = self.curriculum.level
         return {

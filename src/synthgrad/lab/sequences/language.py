@@ -8,6 +8,7 @@ from typing import Any
 
 from synthgrad.errors import NonFiniteError
 from synthgrad.lab.data.text import TextData
+from synthgrad.lab.divergence import entropy
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.sequences.averages import Averages
 from synthgrad.lab.sequences.bpc import bits_per_character
@@ -54,6 +55,11 @@ class TextTrainer:
         self._reached: dict[str, float] | None = None
         self._seconds = 0.0
         self._since: float | None = None
+
+    @property
+    def chance(self) -> dict[str, float]:
+        """The bits per character of whoever knows how common each is, and no more."""
+        return {"validation_bpc": entropy(self._validation)}
 
     @property
     def samples(self) -> int:

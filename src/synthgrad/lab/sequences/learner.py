@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from synthgrad.errors import NonFiniteError
 from synthgrad.lab.captured import CapturedStep, recorder_for
+from synthgrad.lab.divergence import check_weights
 from synthgrad.lab.rates import Rate, adam
 from synthgrad.lab.sequences.config import RecurrentConfig
 from synthgrad.lab.sequences.history import History
@@ -203,10 +204,12 @@ class Learner:
         """Everything that the next step depends on.
 
         Raises:
-            NonFiniteError: the carried state is not finite; it is not worth to be kept.
+            NonFiniteError: the carried state or a weight is not finite; such a state is not worth
+                to be kept.
         """
         if not all(bool(part.isfinite().all()) for part in self.state):
             raise NonFiniteError("training has diverged: the LSTM's state has NaN or infinity")
+        check_weights(self.network)
         return {
             "network": self.network.state_dict(),
             "bridge": None if self.bridge is None else self.bridge.state_dict(),

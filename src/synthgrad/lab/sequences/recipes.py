@@ -12,6 +12,7 @@ import torch
 
 from synthgrad.lab.data.text import TextData, load_text
 from synthgrad.lab.errors import UsageError
+from synthgrad.lab.memory import A_PARAMETER, BASE, widths
 from synthgrad.lab.runnable import Trains
 from synthgrad.lab.sequences.config import EpisodeConfig, RecurrentConfig, TextConfig
 from synthgrad.lab.sequences.copying import EpisodeTrainer
@@ -19,6 +20,9 @@ from synthgrad.lab.sequences.language import TextTrainer
 from synthgrad.lab.sequences.levels import Task
 
 Config = TypeVar("Config", bound=RecurrentConfig)
+
+_SYMBOLS = 50
+"""Different characters of a text."""
 
 PAPER: Mapping[str, Any] = {
     "iterations": 2_500_000,
@@ -90,6 +94,29 @@ class SequenceRecipe:
             suited["iterations"] = suited["samples"] = 0
         config = config.filled({"warmup": 0, **suited})
         return config.changed(iterations=_iterations(config))
+
+    def memory(self, config: RecurrentConfig) -> int:
+        """About how many bytes training needs."""
+        units, rows = config.units, config.batch_size
+        steps = rows * config.unroll
+        symbols, block = _SYMBOLS, 0
+        if isinstance(config, EpisodeConfig):
+            symbols = config.characters + 2
+            # Of each step of a block a dozen whole numbers besides what is read.
+            block = config.level_every * steps * (symbols + 24)
+        parameters = 4 * units * (units + symbols) + units * symbols
+        values = steps * (symbols * 4 + units * 10)
+        if config.method != "bptt":
+            sees = units * (1 if config.feedback_sees == "output" else 2)
+            history = (config.feedback_history or 0) * symbols
+            hidden = (units,) if config.feedback_hidden is None else config.feedback_hidden
+            parameters += widths((sees + history, *hidden, 2 * units))
+            values += rows * (sees + 2 * history + 3 * sum(hidden) + 6 * units)
+            if config.method == "dni-aux":
+                ahead = hidden if config.auxiliary_hidden is None else config.auxiliary_hidden
+                parameters += widths((units, *ahead, 2 * units))
+                values += steps * (2 * history + 3 * sum(ahead) + 16 * units)
+        return BASE + A_PARAMETER * parameters + 4 * (values + block + symbols**2)
 
     def load(self, root: str | os.PathLike[str] | None, device: torch.device) -> TextData | None:
         """The data, on the device; None where it is made up.

@@ -27,7 +27,8 @@ from synthgrad.lab.bench.pipeline.learning import measure_learning
 from synthgrad.lab.bench.pipeline.rate import measure_rate
 from synthgrad.lab.bench.pipeline.sizes import FULL, QUICK, Sizes
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.signals import Stopped
+from synthgrad.lab.run_files import is_a_runs_own
+from synthgrad.lab.signals import SIGNALS, Stopped
 
 PARTS: dict[str, Callable[[Runner, Sizes], Findings]] = {
     "rate": measure_rate,
@@ -59,11 +60,13 @@ def main(
 
     Raises:
         UsageError: there is no such part.
-        Stopped: SIGTERM came; every process it had started is gone.
+        Stopped: a signal came; every process it had started is gone.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         raise UsageError(f"--parts: expected some of {', '.join(PARTS)}, got {', '.join(unknown)}")
+    if out is not None and is_a_runs_own(out):
+        raise UsageError(f"--out: {out} is, or would be taken for, a run's own file")
     console = Console()
     sizes = (QUICK if quick else FULL).with_data(data_root)
     reason = why_not()
@@ -103,13 +106,14 @@ def _report(found: dict[str, Findings], quick: bool) -> dict[str, Any]:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Makes SIGTERM an exception, so that every block that holds processes is left."""
+    """Makes signals an exception, so that every block that holds processes is left."""
 
     def stop(number: int, _: Any) -> None:
         raise Stopped(f"stopped by {signal.Signals(number).name}")
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
