@@ -166,7 +166,7 @@ class Guard:
     def _check_structure(self) -> None:
         if _is_as(self._structure):
             return
-        known = {p for optimizer in self.optimizers.values() for p in _parameters(optimizer)}
+        known = {part for _, _, parts in self._structure for _, part in parts}
         new = [n for n, p in self.model.named_parameters() if p.requires_grad and p not in known]
         if new:
             raise LockingError(
@@ -191,6 +191,9 @@ class Guard:
         )
 
 
+_RUNNING = ("running_mean", "running_var")
+
+
 class Statistics:
     """The buffers that a step changes, such as batch norm's statistics, and how to put them back.
 
@@ -198,11 +201,14 @@ class Statistics:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        buffers: list[dict[str, Any]] = [m._buffers for m in model.modules()]
-        self._still = [
-            (b, name) for b in buffers for name, tensor in b.items() if tensor is not None
-        ]
+        self._still: list[tuple[dict[str, Any], str]] = []
+        # Batch norm's kernels change these behind the back of the tensors' version counters.
         self._moving: list[tuple[dict[str, Any], str]] = []
+        for module in model.modules():
+            for name, tensor in module._buffers.items():
+                moves = isinstance(module, nn.modules.batchnorm._NormBase) or name in _RUNNING
+                if tensor is not None:
+                    (self._moving if moves else self._still).append((module._buffers, name))
         self._copies: list[tuple[dict[str, Any], str, Tensor, Tensor]] = []
         self._versions: list[tuple[Tensor, int]] | None = None
 
