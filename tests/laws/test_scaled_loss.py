@@ -65,7 +65,7 @@ def test_a_loss_of_no_weight_teaches_nothing():
 
 
 def test_accumulated_parts_are_the_whole_batch():
-    model, (x, loss_fn) = _model(), _batch(8)
+    model, (x, _) = _model(), _batch(8)
     target = torch.randn(8, 2).double()
     sg.loss((model(x) - target).square().mean()).backward()
     whole = gradients(model)

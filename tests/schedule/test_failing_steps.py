@@ -199,9 +199,8 @@ def test_a_skip_that_comes_later_is_found(kind):
     x, y = _batch()
     schedule.step(x, lambda out: F.cross_entropy(out, y), context=y)
     model.skips = True
-    with pytest.raises(LockingError, match="goes around|got a gradient"):
-        for _ in range(3):
-            schedule.step(x, lambda out: F.cross_entropy(out, y), context=y)
+    with pytest.raises(LockingError, match=r"goes around|got a gradient"):
+        schedule.step(x, lambda out: F.cross_entropy(out, y), context=y)
 
 
 @each
@@ -230,7 +229,7 @@ def test_an_interface_in_eval_mode_inside_a_model_that_trains_is_named(kind):
     model, schedule = _trained(kind)
     model[1].eval()
     x, y = _batch()
-    with pytest.raises(LockingError, match="interface '1'.*eval mode"):
+    with pytest.raises(LockingError, match=r"interface '1'.*eval mode"):
         schedule.step(x, lambda out: F.cross_entropy(out, y), context=y)
 
 
