@@ -1,6 +1,7 @@
 """Errors that come late, small batches, receivers in place, time-major messages, states."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -95,7 +96,9 @@ def test_a_receiver_in_place_is_named(unlocked):
 
 
 def test_a_checkpointed_part_knows_its_context_still():
-    inside = nn.Sequential(nn.Linear(4, 4), sg.Interface(Linear(4, context=3)), nn.Linear(4, 3))
+    inside: Any = nn.Sequential(
+        nn.Linear(4, 4), sg.Interface(Linear(4, context=3)), nn.Linear(4, 3)
+    )
     nn.init.normal_(inside[1].feedback.first.context_weight)
     x, labels = torch.randn(6, 4, requires_grad=True), torch.randint(3, (6,))
     with sg.context(labels):
@@ -128,7 +131,7 @@ def test_a_context_forgotten_outside_of_a_backward_pass_is_not_guessed():
     kept.sum().backward()
 
 
-CONTEXTS = {
+CONTEXTS: dict[str, Any] = {
     "no context": lambda time, batch: None,
     "a label an example": lambda time, batch: torch.arange(batch) % 3,
     "a label a position": lambda time, batch: torch.arange(time * batch).reshape(time, batch) % 3,
@@ -141,7 +144,7 @@ CONTEXTS = {
 @pytest.mark.parametrize(("time", "batch"), [(4, 6), (6, 6), (3, 6)])
 @pytest.mark.parametrize("lambda_", [0.0, 0.5])
 def test_time_major_is_batch_first_turned_over(context, time, batch, lambda_):
-    c = CONTEXTS[context](time, batch)
+    c: Any = CONTEXTS[context](time, batch)
     first = sg.Interface(MLP(5, (4,), context=0 if c is None else 3, batch_norm=False), lambda_)
     with torch.no_grad():
         for p in first.parameters():
@@ -152,7 +155,7 @@ def test_time_major_is_batch_first_turned_over(context, time, batch, lambda_):
     k = h.detach().transpose(0, 1).clone().requires_grad_()
     weight = torch.randn(time, batch, 5)
     (major(h, c) * weight).sum().backward()
-    turned = c.transpose(0, 1) if "position" in context else c
+    turned: Any = c.transpose(0, 1) if "position" in context else c
     (first(k, turned) * weight.transpose(0, 1)).sum().backward()
     assert h.grad is not None
     assert k.grad is not None
@@ -164,7 +167,7 @@ def test_time_major_is_batch_first_turned_over(context, time, batch, lambda_):
 def test_a_time_major_encoder_in_a_schedule_is_inline(schedule):
     torch.manual_seed(0)
     encoder = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0)
-    model = nn.Sequential(encoder, nn.Linear(6, 3))
+    model: Any = nn.Sequential(encoder, nn.Linear(6, 3))
     with pytest.raises(ArgumentError, match=r"interface '0'.*batch_first=False.*batch_dim=1"):
         sg.decouple(model, "0", "linear")
     sg.decouple(model, "0", "linear", batch_dim=1, example_inputs=torch.randn(4, 2, 6))
@@ -198,7 +201,7 @@ def test_what_may_be_labels_or_rows_is_refused(context, shape):
 
 
 def test_labels_of_as_many_steps_as_classes_are_labels():
-    model = Linear(6, context=4)
+    model: Any = Linear(6, context=4)
     nn.init.normal_(model.first.context_weight)
     labels = torch.tensor([[0, 3, 1, 2], [2, 2, 0, 1]])
     found = model(torch.zeros(2, 4, 6), labels) - model.first.bias

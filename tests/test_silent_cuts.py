@@ -5,11 +5,12 @@ import pickle
 import subprocess
 import sys
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,7 +23,7 @@ SGD = partial(torch.optim.SGD, lr=0.1)
 X, Y = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
 
 
-def _model():
+def _model() -> Any:
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
     return sg.decouple(model, "1", "linear", context=3)
 
@@ -63,14 +64,16 @@ def test_a_cut_that_never_runs_is_named_before_anything_changes(how):
 
 def test_a_branch_that_is_not_taken_is_no_mistake():
     class Branches(nn.Module):
+        goes: Any = "left"
+
         def __init__(self):
             super().__init__()
-            self.left, self.right, self.goes = nn.Linear(4, 3), nn.Linear(4, 3), "left"
+            self.left, self.right = nn.Linear(4, 3), nn.Linear(4, 3)
 
         def forward(self, x):
             return getattr(self, self.goes)(x)
 
-    model = sg.decouple(Branches(), ["left", "right"], "linear")
+    model: Any = sg.decouple(Branches(), ["left", "right"], "linear")
     optimizer = SGD(model.parameters())
     for goes in ("left", "left", "right", "left"):
         model.goes = goes
@@ -192,7 +195,8 @@ except RuntimeError as error:
 
 
 def test_a_whole_model_keeps_its_guards_in_another_process():
-    model = sg.decouple(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), "0", "linear")
+    model: Any = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    sg.decouple(model, "0", "linear")
     model[0].interface.step = 3
     data = pickle.dumps(model)
     command = [sys.executable, "-c", PROGRAM]
@@ -219,7 +223,7 @@ def test_a_sharded_model_is_refused_too(tmp_path):
 
     with group(tmp_path):
         model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
-        mesh = dist.init_device_mesh("cpu", (1,))
+        mesh = init_device_mesh("cpu", (1,))
         fully_shard(model, mesh=mesh)
         with pytest.raises(LockingError, match=r"FSDP.* decouple\(\) first"):
             sg.decouple(model, "0", "linear")

@@ -2,6 +2,7 @@ import jaxtyping
 import pytest
 import torch
 
+from synthgrad.errors import ShapeError
 from synthgrad.feedback import Conv, Linear
 from synthgrad.functional import mix, per_example, squared_error
 
@@ -23,4 +24,5 @@ def test_annotations_are_checked_while_tests_run(wrong):
 
 @pytest.mark.usefixtures("as_installed")
 def test_and_not_where_the_library_is_installed():
-    assert mix(torch.ones(2, 3), torch.zeros(1, 3), 0.5).shape == (2, 3)
+    with pytest.raises(ShapeError, match=r"real has shape \(2, 3\)"):
+        mix(torch.ones(2, 3), torch.zeros(1, 3), 0.5)

@@ -100,7 +100,7 @@ def test_losses_is_the_identity():
 
 @pytest.mark.parametrize("shape", [(), (4, 1), (2, 3)])
 def test_losses_are_one_per_example(shape):
-    with pytest.raises(ShapeError, match=r"one loss per example, \(batch,\), got \("):
+    with pytest.raises(ShapeError, match=r"one loss per example, \(batch,\), got .* of shape \("):
         sg.losses(torch.ones(shape))
 
 
@@ -133,7 +133,9 @@ class _Column(nn.Module):
 
 def test_a_critic_s_value_is_one_number_per_example():
     interface = sg.Interface(Critic(_Column()), name="it")
-    with pytest.raises(ShapeError, match=r"'it': .*shape \(5,\).*_Column returned \(5, 1\)"):
+    with pytest.raises(
+        ShapeError, match=r"'it': .*shape \(5,\).*_Column returned .* of shape \(5, 1\)"
+    ):
         interface(torch.randn(5, 3))
-    with pytest.raises(ShapeError, match=r"expected shape \(5,\), got \(5, 3\)"):
+    with pytest.raises(ShapeError, match=r"expected shape \(5,\), got .* of shape \(5, 3\)"):
         Critic(Value(3)).loss(torch.randn(5, 3), torch.randn(5, 3))

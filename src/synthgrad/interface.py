@@ -95,10 +95,12 @@ class Interface(nn.Module):
         checks.word("reduction", reduction, ("mean", "sum"))
         if name is not None:
             checks.text("name", name)
-        if not isinstance(batch_dim, int) or isinstance(batch_dim, bool):
-            raise ArgumentError(f"batch_dim must be an axis of the message, got {batch_dim!r}")
-        if not isinstance(check_finite, bool):
-            checks.word("check_finite must be a bool, or else", check_finite, ("later",))
+        batch_dim = checks.integer("batch_dim", batch_dim)
+        later = isinstance(check_finite, str) and check_finite == "later"
+        if not isinstance(check_finite, bool) and not later:
+            raise ArgumentError(
+                f'check_finite must be a bool or "later", got {checks.came(check_finite)}'
+            )
         if isinstance(lambda_, int | float):
             check_lambda(float(lambda_))
         elif not callable(lambda_):

@@ -1,5 +1,7 @@
 """Multiplying the loss multiplies every gradient, where ``sg.loss`` marks it."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -20,7 +22,7 @@ FEEDBACK = {
 every = pytest.mark.parametrize("kind", FEEDBACK)
 
 
-def _model(kind="linear", lambda_=0.0):
+def _model(kind="linear", lambda_: Any = 0.0):
     model = chain([4, 5, 5, 2])
     x = torch.randn(2, 4).double()
     sg.decouple(model, hidden(model), FEEDBACK[kind], lambda_=lambda_, example_inputs=x)

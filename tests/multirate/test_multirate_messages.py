@@ -81,7 +81,7 @@ def test_of_losses_per_example_the_mean_is_taken():
         found = graphs[-1].tick({"x": batch()}, {"a": loss})
         assert found["a"].shape == ()
     assert_close(dict(graphs[0].state_dict()), dict(graphs[1].state_dict()))
-    with pytest.raises(ShapeError, match=r"one loss per example, \(batch,\), got \(6, 4\)"):
+    with pytest.raises(ShapeError, match=r"one loss per example, got .* of shape \(6, 4\)"):
         graphs[0].tick({"x": batch()}, {"a": torch.square})
 
 

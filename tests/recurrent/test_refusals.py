@@ -45,7 +45,7 @@ class _Silent(Feedback):
         ({"scale": "a lot"}, "at least 0, got 'a lot'"),
         ({"reduction": "none"}, '"mean" or "sum", got \'none\''),
         ({"feedback_into_core": True}, "needs last_core"),
-        ({"last_core": 3, "feedback_into_core": True}, "a function .*, got int"),
+        ({"last_core": 3, "feedback_into_core": True}, "must be a function, got 3"),
         ({"last_core": print}, "without an auxiliary model .*there is none"),
         (
             {"feedback": _Silent(), "last_core": print, "feedback_into_core": True},
@@ -127,7 +127,7 @@ def test_a_state_that_changes():
 @pytest.mark.parametrize(
     ("message", "came"),
     [
-        ((torch.ones(2, 3),), "tuple"),
+        ((torch.ones(2, 3),), "an object of type tuple"),
         (torch.ones(4, 4, dtype=torch.long), r"torch.int64 of shape \(4, 4\)"),
         (torch.ones(4), r"torch.float32 of shape \(4,\)"),
     ],

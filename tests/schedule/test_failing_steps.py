@@ -3,12 +3,14 @@
 import copy
 import math
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
+from torch.utils._pytree import tree_leaves
 
 import synthgrad as sg
 from synthgrad.errors import LockingError, NonFiniteError
@@ -28,7 +30,7 @@ def _layer(activation):
     return nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), activation())
 
 
-def _model(feedback="mlp", activation=nn.ReLU, **more):
+def _model(feedback="mlp", activation=nn.ReLU, **more) -> Any:
     torch.manual_seed(0)
     model = nn.Sequential(_layer(activation), _layer(activation), nn.Linear(8, 3))
     context = {} if callable(feedback) else {"context": 3}
@@ -88,13 +90,13 @@ def test_what_is_not_finite_in_the_input_changes_nothing_at_all(kind, bad, steps
 def test_an_activation_that_hides_it_does_not_hide_it(kind, feedback):
     """tanh(inf) is 1: message and synthetic error are finite, the weights' gradients are not."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Sequential(nn.Linear(8, 8), nn.Tanh()), nn.Linear(8, 3))
+    model: Any = nn.Sequential(nn.Sequential(nn.Linear(8, 8), nn.Tanh()), nn.Linear(8, 3))
     nn.init.ones_(model[0][0].weight)
     sg.decouple(model, "0", feedback, example_inputs=torch.randn(4, 8))
     schedule = SCHEDULES[kind](model, ADAM)
+    x, y = _batch()
     for _ in range(3):
-        x, y = _batch()
-        schedule.step(x, lambda out, y=y: F.cross_entropy(out, y))
+        schedule.step(x, lambda out: F.cross_entropy(out, y))
     before = copy.deepcopy(model.state_dict())
     x[0, 0] = math.inf
     with pytest.raises(NonFiniteError):
@@ -131,7 +133,7 @@ def test_a_gradient_that_alone_is_not_finite_updates_nothing_with_it(kind):
     with pytest.raises(NonFiniteError, match=r"'1'|'output'"):
         schedule.step(x, lambda out: (out - out.detach()).abs().sqrt().sum(), context=y)
     for tensors in _state(model, schedule):
-        flat = torch.utils._pytree.tree_leaves(tensors)
+        flat = tree_leaves(tensors)
         assert all(t.isfinite().all() for t in flat if isinstance(t, torch.Tensor))
     assert all(p.grad is None for p in model.parameters())
 
@@ -177,6 +179,8 @@ def test_a_loss_that_reaches_below_a_cut_is_found_at_every_step(kind, when):
 
 class _Skips(nn.Module):
     """Takes a path around its cut where ``skips`` says so."""
+
+    first: Any
 
     def __init__(self) -> None:
         super().__init__()

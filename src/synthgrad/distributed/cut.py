@@ -29,8 +29,8 @@ def cut(model: nn.Sequential, stages: int | Sequence[int]) -> list[nn.Sequential
     if not isinstance(stages, Sequence):
         sizes = even(children, checks.integer("stages", stages))
     else:
-        sizes = checks.sizes("the segments' sizes", stages)
-        if not sizes or sum(sizes) != len(children):
+        sizes = checks.sizes("the segments' sizes", stages, least=0)
+        if not sizes or min(sizes) < 1 or sum(sizes) != len(children):
             raise ArgumentError(
                 f"the segments' sizes must be positive and add up to the {len(children)} modules "
                 f"of the model, got {sizes}"

@@ -98,8 +98,8 @@ class Options:
             ("checkpoint_every", math.inf),
         ):
             seconds = getattr(self, name)
-            endless = isinstance(seconds, float) and seconds == most == math.inf
-            if not endless and not 0 < checks.number(f"{name} (seconds)", seconds) <= most:
+            number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+            if not number or not 0 < seconds <= most:
                 limit = "" if most == math.inf else f" of at most {most:g}"
                 raise ArgumentError(
                     f"{name} must be a positive number of seconds{limit}, got {seconds!r}"

@@ -242,7 +242,8 @@ class Statistics:
 
 def are_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether no tensor holds NaN or infinity; reads the device once, or once each on a CPU."""
-    found = [_values(t) for t in tensors if t.is_floating_point() or t.is_complex()]
+    numbers = (t for t in tensors if t.is_floating_point() or t.is_complex())
+    found = [_values(t) for t in numbers if not t.is_meta]
     if found and found[0].device.type != "cpu":
         norms = [torch.linalg.vector_norm(t, math.inf).float() for t in found]
         return bool(torch.stack(norms).isfinite().all())

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from synthgrad.errors import SynthgradError
+from synthgrad.lab.errors import UsageError
 from synthgrad.lab.report import ReportError
 from synthgrad.lab.report.runs import read_run
 
@@ -104,7 +105,7 @@ def test_file_that_cannot_be_read_is_named(make_run):
     folder = make_run()
     (folder / "summary.json").unlink()
     (folder / "summary.json").mkdir()
-    with pytest.raises(ReportError, match=r"summary\.json cannot be read"):
+    with pytest.raises(UsageError, match=r"summary\.json is not a file"):
         read_run(folder)
 
 
