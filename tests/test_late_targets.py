@@ -1,7 +1,7 @@
 """Errors that come late, small batches, receivers in place, time-major messages, states."""
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -155,7 +155,7 @@ def test_time_major_is_batch_first_turned_over(context, time, batch, lambda_):
     k = h.detach().transpose(0, 1).clone().requires_grad_()
     weight = torch.randn(time, batch, 5)
     (major(h, c) * weight).sum().backward()
-    turned: Any = c.transpose(0, 1) if "position" in context else c
+    turned = cast(Any, c).transpose(0, 1) if "position" in context else c
     (first(k, turned) * weight.transpose(0, 1)).sum().backward()
     assert h.grad is not None
     assert k.grad is not None
