@@ -45,6 +45,25 @@ def test_unlocked_training_keeps_the_activations_of_one_segment_only(feedback):
     assert many - few < 2  # 12 segments more, and their gradients, weigh less than two messages
 
 
+@pytest.mark.parametrize("kind", ["unlocked", "fully unlocked"])
+def test_nor_does_the_first_step_keep_more(kind):
+    def alive(depth):
+        layers = [Residual(WIDTH) for _ in range(depth)]
+        model, x, y = nn.Sequential(*layers), torch.randn(BATCH, WIDTH), torch.randn(BATCH, WIDTH)
+        cuts, sgd = [str(i) for i in range(depth - 1)], partial(torch.optim.SGD, lr=0.1)
+        inputs = lambda x, h: sg.inputs.SyntheticInput(WIDTH, WIDTH, ())  # noqa: E731
+        sg.decouple(model, cuts, "linear", example_inputs=x, inputs=inputs)
+        if kind == "unlocked":
+            schedule = sg.Unlocked(model, sgd)
+        else:
+            schedule = sg.FullyUnlocked(model, sgd, order="forward")
+        with Live() as live:
+            schedule.step(x, squares(y))
+        return live.peak / (BATCH * WIDTH * 4)
+
+    assert alive(16) - alive(4) < 2
+
+
 def test_inline_training_keeps_them_all():
     few, many = (_messages_alive(depth, "linear", "inline") for depth in (4, 16))
     assert many - few > 12

@@ -145,21 +145,31 @@ class FullyUnlocked(Counted):
             raise ShapeError(f"synthetic inputs are made from one tensor, got {type(x).__name__}")
         context = current_context() if context is None else context
         self.optimizers.clear_gradients()
-        run = _Run(self, self._guard, x, loss_fn)
+        going = [self.parts[position] for position in self._chance.draw()]
+        run = _Run(self, self._guard, going, x, loss_fn)
         with self._guard.step(), torch.enable_grad(), in_context(context):
-            for position in self._chance.draw():
-                run.go(self.parts[position], context)
-            run.fit_inputs()
+            for part in going:
+                run.go(part, context)
         return run.loss
 
 
 class _Run:
-    """One step: what the free parts sent, and what they took instead of what others sent."""
+    """One step: what the free parts sent, and what they took instead of what others sent.
+
+    Both are kept only until the synthetic input has been fitted to the message.
+    """
 
     def __init__(
-        self, schedule: FullyUnlocked, guard: Guard, x: Tensor, loss_fn: Callable[[Any], Tensor]
+        self,
+        schedule: FullyUnlocked,
+        guard: Guard,
+        going: list[Part],
+        x: Tensor,
+        loss_fn: Callable[[Any], Tensor],
     ) -> None:
         self.schedule = schedule
+        senders = {part.above for part in going}
+        self.awaited = {part.below for part in going if part.below in senders}
         self.guard = guard
         self.x = x
         self.loss_fn = loss_fn
@@ -179,33 +189,38 @@ class _Run:
         else:
             call = part.above.unlocked_call(h, own_context)
             part.above.check_synthetic(h, call.synthetic)
-            self.sent[part.above] = h.detach()
+            if part.above in self.awaited:
+                self.sent[part.above] = h.detach()
             if h.requires_grad:
                 h.backward(call.synthetic)
         checked = part.above is None or part.above.check_finite is True
         below = [] if part.below is None else [f"{self._name(part.below)} feedback"]
         self._update(part.name, part.name, *below, checks=checked)
         self.schedule.updates[part.name] += 1
+        self._fit_input(part.below)
+        self._fit_input(part.above)
 
-    def fit_inputs(self) -> None:
-        """Fits each synthetic input to the message, where both are there."""
-        for interface, predicted in self.taken.items():
-            sent = self.sent.get(interface)
-            if sent is None or not predicted.requires_grad:
-                continue
-            if sent.shape != predicted.shape:
-                raise ShapeError(
-                    f"{interface.label}: the synthetic input has shape {tuple(predicted.shape)}, "
-                    f"the message {tuple(sent.shape)}"
-                )
-            if interface.check_finite and not sent.isfinite().all():
-                raise NonFiniteError(
-                    f"{interface.label}: the message that its synthetic input model should be "
-                    "fitted to holds NaN or infinity; expected finite values"
-                )
-            squared_error(predicted, sent).backward()
-            name = f"{self._name(interface)} input"
-            self._update(name, name, checks=interface.check_finite is True)
+    def _fit_input(self, interface: Interface | None) -> None:
+        """Fits a synthetic input to its message, once both are there."""
+        if interface not in self.sent or interface not in self.taken:
+            return
+        assert interface is not None
+        sent, predicted = self.sent.pop(interface), self.taken.pop(interface)
+        if not predicted.requires_grad:
+            return
+        if sent.shape != predicted.shape:
+            raise ShapeError(
+                f"{interface.label}: the synthetic input has shape {tuple(predicted.shape)}, "
+                f"the message {tuple(sent.shape)}"
+            )
+        if interface.check_finite and not sent.isfinite().all():
+            raise NonFiniteError(
+                f"{interface.label}: the message that its synthetic input model should be "
+                "fitted to holds NaN or infinity; expected finite values"
+            )
+        squared_error(predicted, sent).backward()
+        name = f"{self._name(interface)} input"
+        self._update(name, name, checks=interface.check_finite is True)
 
     def _input(self, part: Part, context: Any) -> Tensor:
         interface = part.below
@@ -214,7 +229,8 @@ class _Run:
         assert interface.inputs is not None
         with _blaming(interface, "its synthetic input model"):
             predicted = interface.inputs(self.x, context)
-        self.taken[interface] = predicted
+        if interface in self.awaited:
+            self.taken[interface] = predicted
         message = predicted.detach()
         with _blaming(interface, "the message that its synthetic input model predicted"):
             call = interface.unlocked_call(message, context)

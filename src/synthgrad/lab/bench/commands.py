@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from synthgrad.lab.errors import UsageError
 from synthgrad.lab.settings import MOST_THREADS, check_range
 
 
@@ -41,6 +42,33 @@ class Step(Threads):
         from synthgrad.lab.bench import step
 
         step.main(self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory(Threads):
+    """Peak resident memory of fresh processes, the first step included, by depth."""
+
+    layers: tuple[int, ...] = (8, 64)
+    """Depths; the ratio is that of the last to the first."""
+    units: int = 256
+    """Units of each hidden layer."""
+    batch_size: int = 16384
+    """Rows."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("--units", self.units, 1, 2**16)
+        check_range("--batch-size", self.batch_size, 2, 2**20)
+        for layers in self.layers:
+            check_range("--layers", layers, 2, 1000)
+        if not self.layers:
+            raise UsageError("--layers: expected one depth at least")
+
+    def measure(self) -> None:
+        """Measures and prints."""
+        from synthgrad.lab.bench import resident
+
+        resident.main(self.threads, self.layers, units=self.units, batch_size=self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +159,7 @@ class Pipeline:
 
 BENCHES: Mapping[str, Bench] = {
     "step": Step(),
+    "memory": Memory(),
     "train": Train(),
     "recurrent": Recurrent(),
     "pipeline": Pipeline(),
