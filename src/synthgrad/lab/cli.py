@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -282,9 +283,9 @@ def _check_characters(arguments: Sequence[str]) -> None:
     Raises:
         UsageError: an argument is empty, has a NUL, or half of a surrogate pair.
     """
-    for argument in arguments:
+    for before, argument in pairwise(("", *arguments)):
         if not argument:
-            raise UsageError("an argument is empty")
+            raise UsageError("an argument is empty" + (f": the one after {before}" * bool(before)))
         try:
             os.fsencode(argument)
         except UnicodeEncodeError:
