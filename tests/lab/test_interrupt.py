@@ -16,7 +16,7 @@ from synthgrad.lab.signals import Stopped
 from synthgrad.lab.trainer import Trainer
 
 SRC = str(Path(synthgrad_cli.__file__).parent)
-PRESSED = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
+PRESSED = "import os, time; os.kill(os.getpid(), 2); time.sleep(60)\n"
 COMMAND = [sys.executable, "-m", "synthgrad_cli"]
 
 
@@ -27,8 +27,9 @@ def _ended(folder, *arguments, **more):
     )
 
 
-def test_while_torch_is_imported(tmp_path):
-    (tmp_path / "torch.py").write_text(PRESSED)
+@pytest.mark.parametrize("module", ["signal", "torch"])
+def test_while_a_module_is_imported(tmp_path, module):
+    (tmp_path / f"{module}.py").write_text(PRESSED)
     ended = _ended(tmp_path, "list")
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "synthgrad: stopped\n")
 
