@@ -76,7 +76,17 @@ def test_a_long_number_is_not_written_out(refused):
     assert len(refused(*DIGITS, "--seed", "9" * 4000)) < 300
 
 
-@pytest.mark.parametrize("command", [(*DIGITS, "--out"), ("report",), ("report", "here", "--out")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        (*DIGITS, "--out"),
+        ("launch", "digits-fcn", "--out"),
+        ("demo", "--out"),
+        ("report",),
+        ("report", "here", "--out"),
+    ],
+    ids=" ".join,
+)
 @pytest.mark.parametrize("path", ["x" * 300, "loop", "loop/x", "", "nul\0x", "\ud800"], ids=ascii)
 def test_what_cannot_be_a_path_is_refused(refused, tmp_path, command, path):
     (tmp_path / "loop").symlink_to("loop")

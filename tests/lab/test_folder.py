@@ -130,3 +130,8 @@ def test_a_run_among_the_checkpoints_of_another_is_refused(tmp_path, whole, insi
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     with pytest.raises(UsageError, match=f"lies among the checkpoints of {tmp_path}"):
         run(DIGITS, CONFIG, tmp_path / inside)
+
+
+def test_a_path_that_cannot_be_one_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"--out: .* cannot be used"):
+        RunFolder(tmp_path / ("x" * 300), {"recipe": "r"}, resume=False)

@@ -132,6 +132,7 @@ def run(options: tyro.conf.OmitArgPrefixes[_RunOptions]) -> None:  # type: ignor
     chosen: Any = options
     recipe = ALL[chosen.recipe]
     out = chosen.out or Path("runs") / chosen.config.folder_name(recipe.name)
+    check_path("--out", out)
     if not (chosen.resume and (out / "config.json").exists()):  # an older run may have any
         chosen.config.check_effect(recipe.defaults)
     done = (out / "summary.json").exists()
