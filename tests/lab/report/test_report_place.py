@@ -12,7 +12,7 @@ from synthgrad.lab.report import write_report
 OWN = [
     *("config.json", "metrics.jsonl", "summary.json", ".lock", "events.out.tfevents.1.x"),
     *("checkpoint", "checkpoint/step-000000001-0123456789abcdef.pt", "checkpoint/page.html"),
-    *("stage-0/page.html", "link", "hard", "elsewhere/config.json", "through/page.html"),
+    *("stage-0/page.html", "link", "hard", "foreign", "elsewhere/config.json", "through/page.html"),
 ]
 
 
@@ -30,6 +30,7 @@ def folder(make_run):
     (folder / "events.out.tfevents.1.x").write_bytes(b"x")
     (folder / "link").symlink_to("config.json")
     (folder / "through").symlink_to("checkpoint")
+    (folder / "foreign").symlink_to(make_run(seed=1) / "config.json")
     os.link(folder / "metrics.jsonl", folder / "hard")
     return folder
 
