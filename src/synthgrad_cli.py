@@ -8,12 +8,16 @@ import anything inside is to import torch, and needs the standard library alone.
 from __future__ import annotations
 
 import os
-import signal
-import sys
-from contextlib import suppress
-from typing import Any
 
 LINE = b"synthgrad: stopped\n"
+
+try:
+    import signal
+    import sys
+    from contextlib import suppress
+except KeyboardInterrupt:  # before there was a handler
+    os.write(2, LINE)
+    os._exit(130)
 
 
 def stop_at_once_on_sigint() -> None:
@@ -26,7 +30,7 @@ def stop_at_once_on_sigint() -> None:
         signal.signal(signal.SIGINT, _stop)
 
 
-def _stop(*_: Any) -> None:
+def _stop(*_: object) -> None:
     with suppress(OSError, ValueError, RuntimeError, AttributeError):  # full, closed, in use
         sys.stdout.flush()
     try:

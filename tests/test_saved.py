@@ -1,3 +1,4 @@
+import os
 import warnings
 
 import pytest
@@ -28,6 +29,22 @@ def test_a_lower_step_written_later_is_the_newest(tmp_path):
         state = saved.load(tmp_path)
     assert state is not None
     assert state["step"] == 1
+
+
+def test_the_newest_is_the_one_of_the_most_steps_whatever_the_clock_said(tmp_path):
+    first, second = _save(tmp_path, 999_999_999, 1_000_000_000)  # of which one has more digits
+    os.utime(first, (2e9, 2e9))
+    os.utime(second, (1e9, 1e9))
+    assert saved.newest_first(tmp_path) == [second, first]
+    state = saved.load(tmp_path)
+    assert state is not None
+    assert state["step"] == 1_000_000_000
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path):
+    (half := tmp_path / ".step-000000001-0123456789abcdef.pt.77").write_bytes(b"x")
+    _save(tmp_path, 2)
+    assert not half.exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])

@@ -111,3 +111,27 @@ def test_a_run_that_fails_later_on_keeps_what_it_has(tmp_path, monkeypatch):
 
 def _fail(*_):
     raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_to_resume_there_has_to_be_a_run(tmp_path, capsys, there):
+    if there:
+        (tmp_path / "run").mkdir()
+    command = ["run", "digits-fcn", "--iterations", "2", "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--resume"])
+    assert ended.value.code == 2
+    assert f"--resume: {tmp_path}/run holds no run" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.rglob("*")] == ["run"] * there
+
+
+@pytest.mark.parametrize("inside", ["checkpoint", "checkpoint/deeper", "stage-0"])
+def test_a_run_among_the_checkpoints_of_another_is_refused(tmp_path, whole, inside):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(UsageError, match=f"lies among the checkpoints of {tmp_path}"):
+        run(DIGITS, CONFIG, tmp_path / inside)
+
+
+def test_a_path_that_cannot_be_one_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"--out: .* cannot be used"):
+        RunFolder(tmp_path / ("x" * 300), {"recipe": "r"}, resume=False)

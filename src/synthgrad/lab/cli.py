@@ -132,6 +132,7 @@ def run(options: tyro.conf.OmitArgPrefixes[_RunOptions]) -> None:  # type: ignor
     chosen: Any = options
     recipe = ALL[chosen.recipe]
     out = chosen.out or Path("runs") / chosen.config.folder_name(recipe.name)
+    check_path("--out", out)
     if not (chosen.resume and (out / "config.json").exists()):  # an older run may have any
         chosen.config.check_effect(recipe.defaults)
     done = (out / "summary.json").exists()
@@ -283,10 +284,9 @@ def _check_characters(arguments: Sequence[str]) -> None:
     Raises:
         UsageError: an argument is empty, has a NUL, or half of a surrogate pair.
     """
-    for before, argument in pairwise(["", *arguments]):
+    for before, argument in pairwise(("", *arguments)):
         if not argument:
-            option = before if before.startswith("--") else "an argument"
-            raise UsageError(f"{option}: expected a value, got an empty one")
+            raise UsageError("an argument is empty" + (f": the one after {before}" * bool(before)))
         try:
             os.fsencode(argument)
         except UnicodeEncodeError:

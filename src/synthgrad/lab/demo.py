@@ -12,6 +12,7 @@ from synthgrad.lab.config import Method
 from synthgrad.lab.recipes import RECIPES
 from synthgrad.lab.report import write_report
 from synthgrad.lab.run import run
+from synthgrad.lab.run_files import check_path
 
 METHODS: dict[Method, str] = {
     "backprop": "backprop",
@@ -30,6 +31,7 @@ def run_demo(out: Path | None, seed: int) -> Path:
     recipe = RECIPES["digits-fcn"]
     configs = {method: recipe.defaults.changed(method=method, seed=seed) for method in METHODS}
     out = out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
+    check_path("--out", out)
     console = Console()
     console.print(
         "A 4-layer network on 1,437 handwritten digits, tested on 360 others. "

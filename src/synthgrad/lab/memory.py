@@ -11,9 +11,12 @@ from pathlib import Path
 import torch
 
 from synthgrad.lab.errors import RunError, UsageError
-from synthgrad.lab.settings import Settings
+from synthgrad.lab.settings import Settings, as_said
 
-_SIZES = ("unroll", "batch_size", "units", "layers", "level_every")
+_SIZES = (
+    *("unroll", "batch_size", "units", "layers", "level_every"),
+    *("feedback_hidden", "input_hidden", "auxiliary_hidden", "feedback_history"),
+)
 """The settings that memory grows with."""
 _SAYS = ("out of memory", "allocate memory", "not enough memory")
 """PyTorch has no exception of its own for the memory of a CPU."""
@@ -87,9 +90,9 @@ def _amount(count: int) -> str:
 
 def _sizes(config: Settings) -> str:
     return ", ".join(
-        f"--{name.replace('_', '-')} {getattr(config, name)}"
+        f"--{name.replace('_', '-')}{as_said(value)}"
         for name in _SIZES
-        if name in type(config).model_fields
+        if (value := getattr(config, name, None))  # 0, none or nothing said cannot be lowered
     )
 
 

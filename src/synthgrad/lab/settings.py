@@ -80,7 +80,7 @@ class Settings(BaseModel, ABC):
             UsageError: an option does nothing with the method; names both.
         """
         idle = [
-            f"{_option(name)}{_as_said(value)} does nothing with {_option(other)} {chosen}, only "
+            f"{_option(name)}{as_said(value)} does nothing with {_option(other)} {chosen}, only "
             f"with {' or '.join(among)}"
             for name, (other, among) in self.only_with.items()
             if (value := getattr(self, name)) != getattr(defaults, name)
@@ -142,7 +142,7 @@ def _option(name: str) -> str:
     return "--" + name.rstrip("_").replace("_", "-")
 
 
-def _as_said(value: Any) -> str:
+def as_said(value: Any) -> str:
     """What comes after an option: nothing after a flag, each number of several."""
     values = value if isinstance(value, tuple) else () if isinstance(value, bool) else (value,)
     return "".join(f" {one}" for one in values)

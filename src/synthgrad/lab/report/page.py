@@ -116,4 +116,4 @@ def _facts(runs: Sequence[Run]) -> dict[str, str]:
 def _write(path: Path, html: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Under its name only when it is whole: somebody may have the last one open.
-    saved.write(path, html.encode())
+    saved.write(path, html.encode(errors="backslashreplace"))  # a name may be no text

@@ -12,6 +12,7 @@ from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.outcome import outcome
 from synthgrad.lab.recipes import RECIPES
+from synthgrad.lab.run_files import check_path
 from synthgrad.lab.stages.options import PipelineConfig
 
 
@@ -65,6 +66,7 @@ def launch(options: tyro.conf.OmitArgPrefixes[_Launched]) -> None:  # type: igno
     chosen: Any = options
     recipe = RECIPES[chosen.recipe]
     out = chosen.out or _stages_folder(chosen)
+    check_path("--out", out)
     if not chosen.resume:
         chosen.config.check_effect(recipe.defaults)
     done = (out / "summary.json").exists()

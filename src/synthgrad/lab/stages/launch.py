@@ -18,6 +18,7 @@ from synthgrad.errors import ArgumentError
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import RunError, UsageError
 from synthgrad.lab.folder import RunFolder
+from synthgrad.lab.lock import alone, refuse_if_held
 from synthgrad.lab.progress import Report, progress
 from synthgrad.lab.recipes import Recipe
 from synthgrad.lab.run import pick_device
@@ -57,7 +58,7 @@ def launch(
         What ``summary.json`` says.
 
     Raises:
-        UsageError: a setting or the folder cannot be used as given.
+        UsageError: a setting or the folder cannot be used as given; or another process has it.
         RunError: a stage failed too often, or once with what would only come again.
         Stopped: SIGINT or SIGTERM came; every stage has stopped with a checkpoint.
     """
@@ -70,6 +71,7 @@ def launch(
     folder = RunFolder(out, to_json(recipe, config, pipeline), resume=resume)
     if (done := folder.finished()) is not None:
         return done
+    refuse_if_held(out)
     # Whatever is wrong with the settings, or the data, comes up here, before anything is written.
     segments(recipe, config, pipeline, recipe.load(data_root, pick_device(config.device)))
     try:
@@ -77,7 +79,6 @@ def launch(
             probe(store)
     except ArgumentError as error:
         raise UsageError(f"--store: {error}") from None
-    folder.open()
     kept = serve() if store is None else None
     where = f"127.0.0.1:{kept.port}" if kept is not None else str(store)
     last = out / f"stage-{pipeline.stages - 1}" / "status.json"
@@ -94,7 +95,9 @@ def launch(
         nonlocal shown
         shown = _show(last, shown, report)
 
-    with noted_signals() as stop, progress(config.method, config.iterations) as report:
+    shows = progress(config.method, config.iterations)
+    with noted_signals() as stop, alone(out), shows as report:
+        folder.open()
         try:
             ended = supervisor.run(lambda: bool(stop), show)
         except ChildError as error:
