@@ -1,12 +1,15 @@
-"""Runs a model without leaving a trace: for looking at it, not for training it."""
+"""Runs a model without leaving a trace: for looking at it, or where training it failed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from synthgrad.finite import are_finite
 
 
 @contextmanager
@@ -32,3 +35,56 @@ def preserved(model: nn.Module) -> Iterator[None]:
         finally:
             for buffers, name, buffer in slots:
                 buffers[name] = buffer
+
+
+_RUNNING = ("running_mean", "running_var")
+
+
+class Statistics:
+    """The buffers that a step changes, such as batch norm's statistics, and how to put them back.
+
+    All are copied before the first step; later on only those that were seen to change.
+    """
+
+    def __init__(self, *models: nn.Module) -> None:
+        self._still: list[tuple[dict[str, Any], str]] = []
+        # Batch norm's kernels change these behind the back of the tensors' version counters.
+        self._moving: list[tuple[dict[str, Any], str]] = []
+        for module in (inner for model in models for inner in model.modules()):
+            for name, tensor in module._buffers.items():
+                moves = isinstance(module, nn.modules.batchnorm._NormBase) or name in _RUNNING
+                if tensor is not None:
+                    (self._moving if moves else self._still).append((module._buffers, name))
+        self._copies: list[tuple[dict[str, Any], str, Tensor, Tensor]] = []
+        self._versions: list[tuple[Tensor, int]] | None = None
+
+    def keep(self) -> None:
+        """Remembers them as they are."""
+        slots = [*self._still, *self._moving] if self._versions is None else self._moving
+        self._copies = [(b, n, b[n], b[n].detach().clone()) for b, n in slots]
+        still: list[Tensor] = [b[n] for b, n in self._still]
+        self._versions = [(tensor, _version(tensor)) for tensor in still]
+
+    def passed(self) -> None:
+        """The step has done all it had to."""
+        assert self._versions is not None
+        still = []
+        for (buffers, name), (tensor, version) in zip(self._still, self._versions, strict=True):
+            same = buffers[name] is tensor and _version(tensor) == version
+            (still if same else self._moving).append((buffers, name))
+        self._still = still
+        self._copies = []
+
+    @torch.no_grad()
+    def put_back(self, *, whole: bool) -> None:
+        """Puts them back: all, or only those that are not finite."""
+        for buffers, name, tensor, copy in self._copies:
+            if whole or not are_finite([buffers[name]]):
+                buffers[name] = tensor
+                tensor.copy_(copy)
+        self._copies = []
+        self._versions = None  # and copies all the next time, for one may have moved just now
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version

@@ -13,12 +13,13 @@ from synthgrad import checks
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
 from synthgrad.errors import ArgumentError, LockingError, NonFiniteError
+from synthgrad.finite import are_finite
 from synthgrad.multirate.carried import Carried
 from synthgrad.multirate.nodes import Node, Ticked, first_ticks
 from synthgrad.multirate.posts import Post
 from synthgrad.multirate.unrolls import Unroll, check_state, detached
+from synthgrad.preserve import Statistics
 from synthgrad.recurrent.nest import floating, transform
-from synthgrad.schedule.guard import Statistics, are_finite
 from synthgrad.schedule.optimizers import MakeOptimizer
 from synthgrad.values import losses as shown
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from synthgrad.errors import LockingError, NonFiniteError
-from synthgrad.finite import capturing
+from synthgrad.finite import are_finite, capturing, values
 from synthgrad.interface import Interface
+from synthgrad.preserve import Statistics
 from synthgrad.schedule.optimizers import Optimizers
 
 
@@ -143,7 +143,7 @@ class Guard:
             return
         for parameter in _parameters(optimizer):
             if parameter.grad is not None and not are_finite([parameter.grad]):
-                bad = int((~_values(parameter.grad).isfinite()).sum())
+                bad = int((~values(parameter.grad).isfinite()).sum())
                 raise NonFiniteError(
                     f"the segment ending at {name!r}: {bad} of {parameter.grad.numel()} values of "
                     f"the gradient of {self._name_of(parameter)} are NaN or infinite; expected "
@@ -189,74 +189,6 @@ class Guard:
             f"The updates of {list(dict.fromkeys(self.updated))}, made from finite errors before, "
             "stay; nothing else was changed."
         )
-
-
-_RUNNING = ("running_mean", "running_var")
-
-
-class Statistics:
-    """The buffers that a step changes, such as batch norm's statistics, and how to put them back.
-
-    All are copied before the first step; later on only those that were seen to change.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._still: list[tuple[dict[str, Any], str]] = []
-        # Batch norm's kernels change these behind the back of the tensors' version counters.
-        self._moving: list[tuple[dict[str, Any], str]] = []
-        for module in model.modules():
-            for name, tensor in module._buffers.items():
-                moves = isinstance(module, nn.modules.batchnorm._NormBase) or name in _RUNNING
-                if tensor is not None:
-                    (self._moving if moves else self._still).append((module._buffers, name))
-        self._copies: list[tuple[dict[str, Any], str, Tensor, Tensor]] = []
-        self._versions: list[tuple[Tensor, int]] | None = None
-
-    def keep(self) -> None:
-        """Remembers them as they are."""
-        slots = [*self._still, *self._moving] if self._versions is None else self._moving
-        self._copies = [(b, n, b[n], b[n].detach().clone()) for b, n in slots]
-        still: list[Tensor] = [b[n] for b, n in self._still]
-        self._versions = [(tensor, _version(tensor)) for tensor in still]
-
-    def passed(self) -> None:
-        """The step has done all it had to."""
-        assert self._versions is not None
-        still = []
-        for (buffers, name), (tensor, version) in zip(self._still, self._versions, strict=True):
-            same = buffers[name] is tensor and _version(tensor) == version
-            (still if same else self._moving).append((buffers, name))
-        self._still = still
-        self._copies = []
-
-    @torch.no_grad()
-    def put_back(self, *, whole: bool) -> None:
-        """Puts them back: all, or only those that are not finite."""
-        for buffers, name, tensor, copy in self._copies:
-            if whole or not are_finite([buffers[name]]):
-                buffers[name] = tensor
-                tensor.copy_(copy)
-        self._copies = []
-        self._versions = None  # and copies all the next time, for one may have moved just now
-
-
-def are_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no tensor holds NaN or infinity; reads the device once, or once each on a CPU."""
-    numbers = (t for t in tensors if t.is_floating_point() or t.is_complex())
-    found = [_values(t) for t in numbers if not t.is_meta]
-    if found and found[0].device.type != "cpu":
-        norms = [torch.linalg.vector_norm(t, math.inf).float() for t in found]
-        return bool(torch.stack(norms).isfinite().all())
-    # A sum is ten times faster than an element-wise test, which then only has to confirm.
-    return all(math.isfinite(abs(t.sum().item())) or bool(t.isfinite().all()) for t in found)
-
-
-def _values(tensor: Tensor) -> Tensor:
-    return tensor._values() if tensor.is_sparse else tensor
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:
