@@ -14,7 +14,7 @@ from synthgrad.distributed.schema import Schema
 from synthgrad.distributed.store import Meeting
 
 
-def until(ready, seconds=10.0):
+def until(ready, seconds=40.0):
     """Waits until something is so."""
     end = time.monotonic() + seconds
     while not ready():

@@ -104,10 +104,9 @@ class Pipeline:
         return process
 
     def again(self, index):
-        """Starts a stage once more; returns when that was."""
+        """Starts a stage once more."""
         self.processes[index].join(10)
         self.processes[index] = self._start(index)
-        return time.monotonic()
 
     def send(self, index, number):
         os.kill(self.processes[index].pid, number)
@@ -123,7 +122,7 @@ class Pipeline:
     def log(self, index):
         return (self.folder / f"stage-{index}" / "log.txt").read_text()
 
-    def until(self, index, ready, seconds: float = 20):
+    def until(self, index, ready, seconds: float = 40):
         """Waits until a stage's status is as wanted; returns it."""
         end = time.monotonic() + seconds
         while not ready(status := self.status(index)):

@@ -17,11 +17,11 @@ def test_a_stage_goes_on_without_its_successor_which_comes_back(tmp_path):
         stages.send(1, signal.SIGKILL)
         before = stages.until(0, lambda s: s["dropped"] > 0)
         # It never stopped.
-        after = stages.until(0, lambda s: s["updates"] > before["updates"] + 20, seconds=5)
+        after = stages.until(0, lambda s: s["updates"] > before["updates"] + 20, seconds=20)
         assert after["dropped"] > before["dropped"]
-        began = stages.again(1)
-        stages.until(0, lambda s: s["generation_above"] == 2)
-        assert time.monotonic() - began < 5  # the status itself is half a second old
+        stages.again(1)
+        # Before its patience of 30 seconds ends.
+        stages.until(0, lambda s: s["generation_above"] == 2, seconds=25)
         first, second = stages.join()
     assert first["updates"] == 400
     assert first["sent"] + first["dropped"] >= 400
@@ -136,7 +136,7 @@ def test_sigterm_stops_all_with_a_checkpoint_and_they_go_on_from_there(tmp_path)
 def test_the_first_checkpoint_comes_soon_and_only_with_something_new(tmp_path):
     with pipeline(tmp_path, 2, 10**6, checkpoint_every=1e6) as stages:
         for index in range(2):
-            until(lambda i=index: [*(tmp_path / f"stage-{i}").glob("step-*.pt")], 20)
+            until(lambda i=index: [*(tmp_path / f"stage-{i}").glob("step-*.pt")])
         stages.send(0, signal.SIGKILL)
         stages.send(1, signal.SIGKILL)
         (first,) = (tmp_path / "stage-1").glob("step-*.pt")
@@ -147,14 +147,11 @@ def test_the_first_checkpoint_comes_soon_and_only_with_something_new(tmp_path):
 
 def test_a_damaged_checkpoint_costs_some_steps(tmp_path):
     with pipeline(tmp_path, 2, 300) as stages:
-        stages.until(1, lambda s: s["updates"] > 100)
-        stages.send(1, signal.SIGKILL)
-        checkpoints = sorted(
-            (tmp_path / "stage-1").glob("step-*.pt"), key=lambda p: p.stat().st_mtime_ns
-        )
-        assert len(checkpoints) == 2
+        until(lambda: len(list((tmp_path / "stage-1").glob("step-*.pt"))) >= 2)
+        stages.send(1, signal.SIGKILL)  # there may be a third, if it was about to remove it
+        checkpoints = sorted((tmp_path / "stage-1").glob("step-*.pt"))
         checkpoints[-1].write_bytes(checkpoints[-1].read_bytes()[:100])
-        older = int(checkpoints[0].name.split("-")[1])
+        older = int(checkpoints[-2].name.split("-")[1])
         stages.again(1)
         _, second = stages.join()
     assert f"going on at step {older}" in stages.log(1)
@@ -162,14 +159,14 @@ def test_a_damaged_checkpoint_costs_some_steps(tmp_path):
 
 
 def test_a_successor_that_is_slow_to_begin_anew_is_not_waited_for(tmp_path):
-    with pipeline(tmp_path, 2, 400, first=3.0, timeout=10.0) as stages:
+    with pipeline(tmp_path, 2, 400, first=5.0, timeout=10.0) as stages:
         stages.until(1, lambda s: s["updates"] > 30)
         stages.send(1, signal.SIGKILL)
         stages.until(0, lambda s: s["dropped"] > 0)
         stages.again(1)
         before = stages.until(0, lambda s: s["generation_above"] == 2)
         # Before the other has made a step: its window was full after 8.
-        stages.until(0, lambda s: s["updates"] > before["updates"] + 30, seconds=2.5)
-        first, second = stages.join()
-    assert first["waited_for_window"] < before["waited_for_window"] + 1.0
+        after = stages.until(0, lambda s: s["updates"] > before["updates"] + 30, seconds=4.5)
+        assert after["waited_for_window"] < before["waited_for_window"] + 1.0
+        _, second = stages.join()
     assert second["step"] == 400

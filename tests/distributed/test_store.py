@@ -45,7 +45,7 @@ def test_a_meeting_gives_up_on_a_store_that_hangs_and_tries_again(connected):
             began = time.monotonic()
             with pytest.raises(RuntimeError):  # ours, or one of torch's
                 meeting.form({}, lambda other: None, threading.Event())
-            assert time.monotonic() - began < 3.0
+            assert time.monotonic() - began < 20.0
         _send(process, signal.SIGCONT)
         found = []
 
@@ -73,7 +73,7 @@ def test_an_edge_outlives_a_store_that_hangs():
         assert not any(edge.up for edge in ends.edges)
         began = time.monotonic()
         ends.edges[1].close()  # at once, and not when the store is there again
-        assert time.monotonic() - began < 3.0
+        assert time.monotonic() - began < 20.0
         ends.again(1)
         _send(process, signal.SIGCONT)
         with ends:

@@ -276,7 +276,7 @@ def _as_report(error: BaseException, index: int) -> bytes:
     """An error and its cause, to be raised where the stages were launched from."""
     text = f"{type(error).__name__}: {error}"[:4000]
     plain = SynthgradError(f"stage {index}: {text}")
-    where = "".join(traceback.format_exception(error))[-8000:]
+    where = "".join(traceback.format_exception(error))[-8000:].rstrip()  # the cause comes last
     plain.add_note(f"In the process of stage {index}:\n{where}")
     said: tuple[SynthgradError, BaseException | None] = plain, error
     if isinstance(error, SynthgradError):

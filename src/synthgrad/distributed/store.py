@@ -143,7 +143,7 @@ def probe(store: str, timeout: float = 5.0) -> None:
         ArgumentError: none does.
     """
     host, port = address(store)
-    limit = timedelta(seconds=timeout)
+    limit = timedelta(seconds=2 * timeout)  # torch prints a trace when its own limit ends
 
     def ask(attempt: Bounded) -> None:
         with attempt.limit():

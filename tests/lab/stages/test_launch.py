@@ -4,13 +4,17 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from synthgrad.distributed import serve
+from synthgrad.distributed.supervisor import ChildError, Command, Supervisor
 from synthgrad.errors import ArgumentError
 from synthgrad.lab import cli
 from tests.sockets import assert_on_loopback
@@ -126,6 +130,44 @@ def test_a_mistake_in_a_stage_ends_the_run_at_once(tmp_path):
     assert running.returncode == 1
     assert said == "synthgrad: stage-1: --nothing: expected this to go wrong\n"
     assert (out / "stage-1" / "log.txt").read_text().count("--nothing") == 1
+
+
+def test_a_stage_whose_log_cannot_be_written_says_all_the_same_what_is_wrong(tmp_path):
+    work = [sys.executable, "-m", "synthgrad.lab.stages.work"]
+    # A run folder without a configuration, on a disk that is full.
+    arguments = [*work, str(tmp_path / "nothing"), "0", "127.0.0.1:1", ""]
+    command = Command(arguments, log=Path("/dev/full"))
+    with pytest.raises(ChildError) as raised:
+        Supervisor([command], lambda index: 0, restarts=3, grace=5.0).run()
+    assert raised.value.report.startswith(b"FileNotFoundError: ")
+    assert b"config.json" in raised.value.report
+
+
+def _answers_nonsense(listener):
+    while True:
+        try:
+            accepted, _ = listener.accept()
+        except OSError:
+            return
+        with accepted:
+            accepted.recv(1024)
+            accepted.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["nobody", "no store"])
+def test_a_launch_at_a_wrong_store_ends_at_once(capsys, tmp_path, listens):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{listener.getsockname()[1]}"
+        if listens:
+            listener.listen()
+            threading.Thread(target=_answers_nonsense, args=(listener,), daemon=True).start()
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["launch", "digits-fcn", "--out", str(tmp_path / "run"), "--store", where])
+        listener.close()
+    assert ended.value.code == 1
+    assert f"--store: no store answers at {where}" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ def launch(
 
     Raises:
         UsageError: a setting or the folder cannot be used as given; or another process has it.
-        RunError: a stage failed too often, or once with what would only come again.
+        RunError: no store answers; or a stage failed too often, or once with what would only come
+            again.
         Stopped: SIGINT or SIGTERM came; every stage has stopped with a checkpoint.
     """
     config = settled(recipe, config)
@@ -77,8 +78,8 @@ def launch(
     try:
         if store is not None:
             probe(store)
-    except ArgumentError as error:
-        raise UsageError(f"--store: {error}") from None
+    except ArgumentError as error:  # the address itself is one: it was checked above
+        raise RunError(f"--store: {error}") from None
     kept = serve() if store is None else None
     where = f"127.0.0.1:{kept.port}" if kept is not None else str(store)
     last = out / f"stage-{pipeline.stages - 1}" / "status.json"

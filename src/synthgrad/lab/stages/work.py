@@ -7,7 +7,6 @@ import logging
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import torch
@@ -23,6 +22,8 @@ from synthgrad.lab.run import pick_device
 from synthgrad.lab.signals import SIGNALS, Stopped
 from synthgrad.lab.stages.build import build
 from synthgrad.lab.stages.options import PipelineConfig, check_here, settled, to_json
+
+log = logging.getLogger("synthgrad.lab")
 
 
 def work(
@@ -147,11 +148,11 @@ def main() -> None:
         # The supervisor takes this for a death where it did not ask for it: the stage is needed.
         supervised.end(130)
     except SynthgradError as error:
-        print(f"synthgrad: stage {index}: {error}", file=sys.stderr)
+        log.error("%s", error)  # and no print, which would fail itself where the disk is full
         # Where another stage did not come, it may be there next time.
         supervised.end(1 if isinstance(error, PeerError) else MISTAKE, str(error).encode())
     except Exception as error:
-        traceback.print_exc()
+        log.exception("it failed")
         supervised.end(MISTAKE, f"{type(error).__name__}: {' '.join(str(error).split())}".encode())
     supervised.end(0)
 
