@@ -159,7 +159,7 @@ def test_a_damaged_checkpoint_costs_some_steps(tmp_path):
 
 
 def test_a_successor_that_is_slow_to_begin_anew_is_not_waited_for(tmp_path):
-    with pipeline(tmp_path, 2, 400, first=5.0, timeout=10.0) as stages:
+    with pipeline(tmp_path, 2, 600, first=5.0, timeout=10.0) as stages:
         stages.until(1, lambda s: s["updates"] > 30)
         stages.send(1, signal.SIGKILL)
         stages.until(0, lambda s: s["dropped"] > 0)
@@ -168,5 +168,6 @@ def test_a_successor_that_is_slow_to_begin_anew_is_not_waited_for(tmp_path):
         # Before the other has made a step: its window was full after 8.
         after = stages.until(0, lambda s: s["updates"] > before["updates"] + 30, seconds=4.5)
         assert after["waited_for_window"] < before["waited_for_window"] + 1.0
-        _, second = stages.join()
-    assert second["step"] == 400
+        statuses = stages.join()
+    # Maybe without the last messages: it is for those that the first stage did not wait.
+    assert [s["state"] for s in statuses] == ["finished"] * 2

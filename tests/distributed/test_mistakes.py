@@ -1,5 +1,6 @@
 """What cannot go away is said once, and what stands in the way is named."""
 
+import errno
 import os
 import pickle
 import signal
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from synthgrad import feedback
+from synthgrad import feedback, saved
 from synthgrad.distributed import Options, PeerError, Stage, serve, train
 from synthgrad.distributed.launch import _as_report
 from synthgrad.distributed.supervisor import LARGEST_REPORT
@@ -121,6 +122,19 @@ def test_who_waited_in_vain_says_whether_there_is_a_store():
     with pytest.raises(PeerError) as raised:
         _stage(options=options, store=f"127.0.0.1:{store.port}").run(5)
     assert "store" not in str(raised.value)
+
+
+def test_a_disk_that_is_full_ends_a_stage_with_its_folder_and_the_cause(tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(saved, "write", full)
+    stage = _stage(index=0, stages=1, batches=batches, options=Options(folder=tmp_path))
+    with pytest.raises(SynthgradError) as raised:
+        stage.run(5)
+    assert not isinstance(raised.value, PeerError)  # which would be tried again
+    assert f"{tmp_path}/stage-0" in str(raised.value)
+    assert os.strerror(errno.ENOSPC) in str(raised.value)
 
 
 @pytest.mark.parametrize(("who", "hangs"), [(0, 1), (1, 0)])
