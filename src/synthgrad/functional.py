@@ -96,20 +96,20 @@ def mixture(synthetic: Sequence[Tensor], lambdas: Sequence[float]) -> Tensor:
     return total
 
 
-def per_example(delta: Float[Tensor, "batch *message"], reduction: str) -> Tensor:
+def per_example(delta: Float[Tensor, " batch *message"], reduction: str) -> Tensor:
     """The per-example error of a mean error: ``batch * delta`` for a mean loss, else ``delta``."""
     _check(delta, reduction)
     return delta * delta.shape[0] if reduction == "mean" else delta
 
 
-def per_loss(delta_hat: Float[Tensor, "batch *message"], reduction: str) -> Tensor:
+def per_loss(delta_hat: Float[Tensor, " batch *message"], reduction: str) -> Tensor:
     """The inverse of :func:`per_example`: the error on the scale that autograd carries."""
     _check(delta_hat, reduction)
     return delta_hat / delta_hat.shape[0] if reduction == "mean" else delta_hat
 
 
 def squared_error(
-    prediction: Float[Tensor, "batch *message"], target: Float[Tensor, "batch *message"]
+    prediction: Float[Tensor, " batch *message"], target: Float[Tensor, " batch *message"]
 ) -> Float[Tensor, ""]:
     r"""The regression loss of a feedback model, with weight 1 (sections 2.2 and D.1).
 
@@ -123,10 +123,10 @@ def squared_error(
 
 
 def regression_grad(
-    synthetic: Float[Tensor, "batch *message"],
-    delta: Float[Tensor, "batch *message"],
+    synthetic: Float[Tensor, " batch *message"],
+    delta: Float[Tensor, " batch *message"],
     reduction: str,
-) -> Float[Tensor, "batch *message"]:
+) -> Float[Tensor, " batch *message"]:
     r"""The gradient of :func:`squared_error` with respect to the per-example prediction.
 
     .. math:: \frac2B (\hat\delta_b - \delta_b)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import synthgrad as sg
-from synthgrad.errors import ArgumentError, LockingError
+from synthgrad.errors import ArgumentError, LockingError, ShapeError
 from synthgrad.feedback import Critic, Linear, Stale
 from tests.multirate.parts import Layer, adam, batch, interface, mean_square
 
@@ -97,6 +97,17 @@ def test_wrong_arguments_are_refused():
             sg.MultiRate(_two(), ["x"], adam, scale=scale)  # type: ignore[arg-type]
 
 
+class Wrong(nn.Module):
+    """Returns what it was made with."""
+
+    def __init__(self, result):
+        super().__init__()
+        self.result = result
+
+    def forward(self, x, state):
+        return self.result
+
+
 def test_wrong_ticks_are_refused():
     graph = sg.MultiRate(_two(), ["x"], adam)
     with pytest.raises(ArgumentError, match=r"no input for the streams \['x'\], got \['z'\]"):
@@ -104,18 +115,18 @@ def test_wrong_ticks_are_refused():
     with pytest.raises(ArgumentError, match=r"losses for \['q'\], the nodes are \['a', 'b'\]"):
         graph.tick({"x": batch()}, {"q": mean_square})
 
-    class Wrong(nn.Module):
-        def __init__(self, result):
-            super().__init__()
-            self.result = result
-
-        def forward(self, x, state):
-            return self.result
-
     graph = sg.MultiRate({"a": sg.Node(Wrong(3), ["x"])}, ["x"], adam)
     with pytest.raises(LockingError, match="node 'a' returned int, expected a Ticked"):
         graph.tick({"x": batch()})
     silent = Wrong(sg.Ticked(None, None))
     graph = sg.MultiRate({"a": sg.Node(silent, ["x"]), "b": sg.Node(Layer(), ["a"])}, ["x"], adam)
     with pytest.raises(LockingError, match="node 'a' sent no message, and 'b' receives one"):
+        graph.tick({"x": batch()})
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_a_message_that_is_no_tensor_is_refused():
+    listed = Wrong(sg.Ticked(None, [1.0]))  # type: ignore[arg-type]
+    graph = sg.MultiRate({"a": sg.Node(listed, ["x"]), "b": sg.Node(Layer(), ["a"])}, ["x"], adam)
+    with pytest.raises(ShapeError, match="a message must be a tensor, got"):
         graph.tick({"x": batch()})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from synthgrad import checks
+from synthgrad.errors import ShapeError
 from synthgrad.interface import Interface
 
 

@@ -27,7 +27,7 @@ class Stretch(NamedTuple):
     digits: Float[Tensor, "ticks batch pixels"]
     odd: Shaped[Tensor, "T batch"]
     threes: Shaped[Tensor, "T batch"]
-    threes_in_all: Shaped[Tensor, "batch"]
+    threes_in_all: Shaped[Tensor, " batch"]
 
 
 def stretch(x: Tensor, y: Tensor, unroll: int) -> Stretch:
