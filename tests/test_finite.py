@@ -1,4 +1,4 @@
-"""Errors that are not finite, noted on the device and reported afterwards."""
+"""Errors that are not _finite, noted on the device and reported afterwards."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import synthgrad as sg
-from synthgrad import finite, interface
+from synthgrad import _finite, interface
 from synthgrad.errors import ArgumentError, LockingError, NonFiniteError
 from synthgrad.feedback import Linear, Stale
 from tests.tape import Tape
@@ -53,7 +53,7 @@ def test_while_a_graph_is_captured_errors_are_noted_without_looking(bad, monkeyp
     delta = torch.randn(4, 5)
     delta[2, 2] = bad
     it._noted.prepare(delta)  # as a step on a GPU does
-    for module in (interface, finite):
+    for module in (interface, _finite):
         monkeypatch.setattr(module, "capturing", lambda _: True)
     with Tape():  # which fails where a value is read
         _send(it, delta)
@@ -63,7 +63,7 @@ def test_while_a_graph_is_captured_errors_are_noted_without_looking(bad, monkeyp
 
 def test_a_capture_before_any_step_is_refused(monkeypatch):
     it = sg.Interface(Linear(5), name="hidden")
-    for module in (interface, finite):
+    for module in (interface, _finite):
         monkeypatch.setattr(module, "capturing", lambda _: True)
     with pytest.raises(LockingError, match=r"interface 'hidden': .*run a step before a CUDA"):
         _send(it, torch.randn(4, 5))

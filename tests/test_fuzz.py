@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from synthgrad import checks
+from synthgrad import _checks
 from synthgrad.errors import ArgumentError, ShapeError
 from synthgrad.feedback import MLP, Conv, Linear
 from tests.fuzz import fuzz
@@ -35,13 +35,13 @@ def test_nothing_else_is_an_integer(value):
 
 @pytest.mark.parametrize("value", [0.5, 1, np.float32(0.5), np.int64(1), Fraction(1, 2)])
 def test_real_numbers(value):
-    assert checks.number("p", value, 0, 1) == float(value)
+    assert _checks.number("p", value, 0, 1) == float(value)
 
 
 @pytest.mark.parametrize("value", [True, -0.1, 1.1, math.nan, math.inf, 10**400, "0.5", 1j])
 def test_no_number_in_the_range(value):
     with pytest.raises(ArgumentError, match="p must be a finite number of at least 0 and at most"):
-        checks.number("p", value, 0, 1)
+        _checks.number("p", value, 0, 1)
 
 
 @pytest.mark.parametrize(

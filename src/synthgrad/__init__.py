@@ -9,6 +9,8 @@ if _sys.argv[:1] == ["-m"] and "synthgrad.lab.cli" in _sys.orig_argv:
     stop_at_once_on_sigint()
 
 from synthgrad import errors, feedback, functional, inputs, schedule
+from synthgrad._loss_scale import loss
+from synthgrad._values import losses
 from synthgrad.context import context
 from synthgrad.decouple import decouple, recouple
 from synthgrad.interface import Interface
@@ -16,9 +18,7 @@ from synthgrad.multirate import MultiRate, Node, Ticked
 from synthgrad.parameters import feedback_parameters, network_parameters
 from synthgrad.probe import Distance, probe
 from synthgrad.recurrent import RecurrentInterface
-from synthgrad.scaled import loss
 from synthgrad.schedule import FullyUnlocked, Sporadic, Unlocked
-from synthgrad.values import losses
 
 __version__ = "0.1.0"
 

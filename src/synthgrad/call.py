@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from synthgrad import audit
+from synthgrad import _guards
+from synthgrad._graph import current_walk
+from synthgrad._loss_scale import Mark
+from synthgrad._values import Values
 from synthgrad.errors import LockingError, ShapeError, SynthgradError
 from synthgrad.feedback import Feedback, Regression, Zero
 from synthgrad.functional import mix, per_example, per_loss, redirect, regression_grad
-from synthgrad.graph import current_walk
-from synthgrad.scaled import Mark
-from synthgrad.values import Values
 
 if TYPE_CHECKING:
     from synthgrad.interface import Interface
@@ -53,7 +53,7 @@ class Call:
         self.interface = interface
         self.given = context
         self.context = context = interface.arrange_context(context)
-        self.expectation: audit.Expectation | None = None
+        self.expectation: _guards.Expectation | None = None
         self.values: Values | None = None
         self.served = self.unlocked = False
         self.marks: list[Mark] = []

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from synthgrad import checks
+from synthgrad import _checks
+from synthgrad._sandbox import preserved
 from synthgrad.errors import (
     ArgumentError,
     ContextError,
@@ -22,7 +23,6 @@ from synthgrad.errors import (
 )
 from synthgrad.feedback import MLP, Conv, Feedback, Linear, Regression
 from synthgrad.interface import Interface
-from synthgrad.preserve import preserved
 
 FeedbackFactory = Callable[[Tensor], Feedback]
 InputFactory = Callable[[Tensor, Tensor], Regression]
@@ -80,17 +80,17 @@ def decouple(
         LockingError: the model is wrapped for data-parallel training already.
         ShapeError: a submodule returns no tensor, or a message does not suit the feedback.
     """
-    checks.module("model", model)
-    names = [at] if isinstance(at, str) else checks.sequence("at", at)
+    _checks.module("model", model)
+    names = [at] if isinstance(at, str) else _checks.sequence("at", at)
     for name in names:
-        checks.text("at", name)
-    context = checks.integer("context", context, 0)
+        _checks.text("at", name)
+    context = _checks.integer("context", context, 0)
     if batch_dim is not None:
-        batch_dim = checks.integer("batch_dim", batch_dim)
-    checks.functions(inputs=inputs)
+        batch_dim = _checks.integer("batch_dim", batch_dim)
+    _checks.functions(inputs=inputs)
     if isinstance(example_inputs, Mapping):
         for name in example_inputs:
-            checks.text("a name in example_inputs", name)
+            _checks.text("a name in example_inputs", name)
     senders = {name: _sender(model, name) for name in names}
     if not senders:
         raise ArgumentError("at must name at least one submodule, got none")
@@ -135,7 +135,7 @@ def recouple(model: nn.Module) -> nn.Module:
     Returns:
         ``model`` itself, with its trained weights and its ``state_dict`` keys as before.
     """
-    for module in checks.module("model", model).modules():
+    for module in _checks.module("model", model).modules():
         if isinstance(module._modules.get(CHILD), Interface) and not isinstance(module, Interface):
             ours = [key for key, hook in module._forward_hooks.items() if hook is _cut]
             if ours or _runs_children(module):
@@ -191,7 +191,7 @@ def _factory(feedback: str | FeedbackFactory, context: int) -> FeedbackFactory:
     if not isinstance(feedback, str) or feedback not in factories:
         raise ArgumentError(
             f"feedback must be one of {', '.join(map(repr, factories))} or a function of a "
-            f"message, got {checks.came(feedback)}"
+            f"message, got {_checks.came(feedback)}"
         )
     ranks = {"linear": (2, 3), "mlp": (2, 3), "conv": (4,)}[feedback]
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from synthgrad import checks
+from synthgrad import _checks
 from synthgrad.errors import ArgumentError, ShapeError
 from synthgrad.types import Float, Shaped
 
@@ -44,7 +44,7 @@ def mix(
     Raises:
         ArgumentError: ``lambda_`` is outside [0, 1] or not a number.
     """
-    checks.alike(real=real, synthetic=synthetic)
+    _checks.alike(real=real, synthetic=synthetic)
     if real.dtype != synthetic.dtype:
         raise ShapeError(f"real is {real.dtype}, synthetic {synthetic.dtype}; expected the same")
     check_lambda(lambda_)
@@ -62,7 +62,7 @@ def check_lambda(lambda_: float) -> float:
         ArgumentError: it is outside [0, 1] or not a number.
     """
     if isinstance(lambda_, bool) or not isinstance(lambda_, Real) or not 0 <= lambda_ <= 1:
-        raise ArgumentError(f"lambda_ must lie in [0, 1], got {checks.came(lambda_)}")
+        raise ArgumentError(f"lambda_ must lie in [0, 1], got {_checks.came(lambda_)}")
     return lambda_
 
 
@@ -80,14 +80,14 @@ def mixture(synthetic: Sequence[Tensor], lambdas: Sequence[float]) -> Tensor:
     Raises:
         ShapeError: there is not exactly one error more than there are lambdas.
     """
-    synthetic = checks.sequence("synthetic", synthetic)
-    lambdas = [check_lambda(lambda_) for lambda_ in checks.sequence("lambdas", lambdas)]
+    synthetic = _checks.sequence("synthetic", synthetic)
+    lambdas = [check_lambda(lambda_) for lambda_ in _checks.sequence("lambdas", lambdas)]
     if len(synthetic) != len(lambdas) + 1:
         raise ShapeError(
             f"{len(lambdas)} lambdas need {len(lambdas) + 1} errors (one per interface and the "
             f"true one), got {len(synthetic)}"
         )
-    checks.alike(**{f"error {n}": error for n, error in enumerate(synthetic)})
+    _checks.alike(**{f"error {n}": error for n, error in enumerate(synthetic)})
     total = torch.zeros_like(synthetic[0])
     carried = 1.0
     for error, lambda_ in zip(synthetic, [*lambdas, 0.0], strict=True):
@@ -117,7 +117,7 @@ def squared_error(
 
     The sum runs over everything but the batch; both sides are per-example errors.
     """
-    checks.alike(prediction=prediction, target=target)
+    _checks.alike(prediction=prediction, target=target)
     _check(prediction)
     return (prediction - target).square().sum() / prediction.shape[0]
 
@@ -139,7 +139,7 @@ def regression_grad(
         delta: the error that arrived.
         reduction: "mean" or "sum".
     """
-    checks.alike(synthetic=synthetic, delta=delta)
+    _checks.alike(synthetic=synthetic, delta=delta)
     _check(delta, reduction)
     factor = 2.0 if reduction == "mean" else 2.0 / delta.shape[0]
     return (synthetic - delta).mul_(factor)
@@ -170,15 +170,15 @@ def redirect(
     """
     for name, tensors in (("h", (h,)), ("others", others), ("saved", saved)):
         if not isinstance(tensors, Sequence) or not all(isinstance(t, Tensor) for t in tensors):
-            raise ArgumentError(f"{name} must be tensors, got {checks.came(tensors)}")
-    checks.function("respond", respond)
+            raise ArgumentError(f"{name} must be tensors, got {_checks.came(tensors)}")
+    _checks.function("respond", respond)
     return cast(Tensor, _Redirect.apply(h, respond, saved, *others))
 
 
 def _check(error: Tensor, reduction: str = "mean") -> None:
-    if checks.dense("an error", error).ndim < 1 or not len(error):
-        raise ShapeError(f"an error is (batch, ...), got {checks.came(error)}")
-    checks.word("reduction", reduction, ("mean", "sum"))
+    if _checks.dense("an error", error).ndim < 1 or not len(error):
+        raise ShapeError(f"an error is (batch, ...), got {_checks.came(error)}")
+    _checks.word("reduction", reduction, ("mean", "sum"))
 
 
 class _Redirect(torch.autograd.Function):

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from synthgrad import checks
+from synthgrad import _checks
 from synthgrad.errors import ShapeError
 from synthgrad.feedback import MLP, Regression
 
@@ -39,8 +39,8 @@ class SyntheticInput(Regression):
         self, inputs: int, features: int, hidden: Sequence[int] = (256,), context: int = 0
     ) -> None:
         super().__init__()
-        inputs = checks.integer("inputs", inputs, 1)
-        hidden = checks.sizes("hidden", hidden)
+        inputs = _checks.integer("inputs", inputs, 1)
+        hidden = _checks.sizes("hidden", hidden)
         self.model = MLP(inputs, hidden, context, out_features=features)
         last = self.model.rest[-1] if hidden else self.model.first
         bound = 1 / math.sqrt(hidden[-1] if hidden else inputs + context)
@@ -58,7 +58,7 @@ class SyntheticInput(Regression):
             ShapeError: an input has not as many values as the model was built for.
             ContextError: the context is missing or does not fit.
         """
-        checks.suits(self, h, self.model.first.weight)
+        _checks.suits(self, h, self.model.first.weight)
         flat = h.flatten(1) if h.ndim > 1 else h
         if flat.ndim != 2 or flat.shape[1] != self.model.features:
             raise ShapeError(

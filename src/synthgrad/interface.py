@@ -11,7 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from synthgrad import audit, checks
+from synthgrad import _checks, _guards
+from synthgrad._finite import Magnitude, capturing
+from synthgrad._graph import current_walk
+from synthgrad._values import link
 from synthgrad.call import Call
 from synthgrad.context import current_context
 from synthgrad.errors import (
@@ -23,10 +26,7 @@ from synthgrad.errors import (
     SynthgradError,
 )
 from synthgrad.feedback import Feedback, Regression
-from synthgrad.finite import Magnitude, capturing
 from synthgrad.functional import check_lambda
-from synthgrad.graph import current_walk
-from synthgrad.values import link
 
 Route = Callable[["Interface", Tensor, Any], Tensor]
 _route: ContextVar[Route | None] = ContextVar("synthgrad_route", default=None)
@@ -92,14 +92,14 @@ class Interface(nn.Module):
             raise ArgumentError(
                 f"feedback must be a synthgrad.feedback.Feedback, got {type(feedback).__name__}"
             )
-        checks.word("reduction", reduction, ("mean", "sum"))
+        _checks.word("reduction", reduction, ("mean", "sum"))
         if name is not None:
-            checks.text("name", name)
-        batch_dim = checks.integer("batch_dim", batch_dim)
+            _checks.text("name", name)
+        batch_dim = _checks.integer("batch_dim", batch_dim)
         later = isinstance(check_finite, str) and check_finite == "later"
         if not isinstance(check_finite, bool) and not later:
             raise ArgumentError(
-                f'check_finite must be a bool or "later", got {checks.came(check_finite)}'
+                f'check_finite must be a bool or "later", got {_checks.came(check_finite)}'
             )
         if isinstance(lambda_, int | float):
             check_lambda(float(lambda_))
@@ -122,7 +122,7 @@ class Interface(nn.Module):
         self.step = 0
         self._noted = Magnitude()
         self._behind: tuple[nn.Module, ...] = ()  # in a tuple: the sender is no part of this module
-        self.record = audit.watch(self)
+        self.record = _guards.watch(self)
 
     def forward(self, h: Tensor, context: Any = None) -> Tensor:
         """Returns the message; its error is decided in the backward pass.
@@ -151,7 +151,7 @@ class Interface(nn.Module):
         if self.training:
             record.bypassed = False
             if learns:
-                audit.note_run(record, h)
+                _guards.note_run(record, h)
         route = _route.get()
         if route is not None:
             return route(self, h, context)
@@ -161,7 +161,7 @@ class Interface(nn.Module):
         call = self.call(h, context)
         link(h, call.values)
         if call.learns:
-            call.expectation = audit.expect(self)
+            call.expectation = _guards.expect(self)
         return call.pass_on(h)
 
     def send(self, h: Tensor, context: Any = None, *, late: bool = True) -> tuple[Tensor, Call]:
@@ -211,7 +211,7 @@ class Interface(nn.Module):
                 f"{self.label}: lambda_ is {lambda_} at step {self.step}, so its sender has to "
                 "wait for the real error and cannot be unlocked; expected lambda_=0"
             )
-        audit.note_run(self.record, h)
+        _guards.note_run(self.record, h)
         call = self.call(h, context, late=late)
         link(h, call.values)
         return call
@@ -342,7 +342,7 @@ class Interface(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In a copy, or in another process, optimisers look at it as well."""
         super().__setstate__({"batch_dim": 0, "_behind": ()} | state)
-        self.record = audit.watch(self)
+        self.record = _guards.watch(self)
 
     def get_extra_state(self) -> Tensor:
         """The step, which a function of the step needs to go on after a restart."""

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthgrad import checks
+from synthgrad import _checks
+from synthgrad._sandbox import preserved
 from synthgrad.context import context as in_context
 from synthgrad.errors import LockingError
 from synthgrad.functional import per_example
 from synthgrad.interface import Interface, named_interfaces, routed
-from synthgrad.preserve import preserved
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ def probe(
     Raises:
         LockingError: the model has no interface, or the loss does not depend on one's message.
     """
-    paths = named_interfaces(checks.module("model", model))
-    checks.function("loss_fn", loss_fn)
+    paths = named_interfaces(_checks.module("model", model))
+    _checks.function("loss_fn", loss_fn)
     if not paths:
         raise LockingError(f"{type(model).__name__} has no interface to probe")
     messages: dict[str, Tensor] = {}
@@ -100,7 +100,7 @@ def probe(
     with preserved(model), torch.enable_grad(), in_context(context):
         with routed(watch):
             output = model(x)
-        loss = checks.loss(loss_fn(output))
+        loss = _checks.loss(loss_fn(output))
         loss = loss.mean() if loss.ndim else loss
         errors = torch.autograd.grad(loss, list(messages.values()), allow_unused=True)
     result = {}

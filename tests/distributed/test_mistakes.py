@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from synthgrad import feedback, saved
+from synthgrad import checkpoint, feedback
 from synthgrad.distributed import Options, PeerError, Stage, serve, train
 from synthgrad.distributed.launch import _as_report
 from synthgrad.distributed.supervisor import LARGEST_REPORT
@@ -128,7 +128,7 @@ def test_a_disk_that_is_full_ends_a_stage_with_its_folder_and_the_cause(tmp_path
     def full(path, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(saved, "write", full)
+    monkeypatch.setattr(checkpoint, "write", full)
     stage = _stage(index=0, stages=1, batches=batches, options=Options(folder=tmp_path))
     with pytest.raises(SynthgradError) as raised:
         stage.run(5)

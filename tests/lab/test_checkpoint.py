@@ -1,13 +1,13 @@
 import pytest
 
-from synthgrad import saved
+from synthgrad import checkpoint
 from synthgrad.errors import SynthgradWarning
 from synthgrad.lab.checkpoint import load_newest
 from synthgrad.lab.errors import RunError
 
 
 def test_all_damaged_is_an_error_that_names_them(tmp_path):
-    path = saved.save(tmp_path, 7, {"step": 7})
+    path = checkpoint.save(tmp_path, 7, {"step": 7})
     path.write_bytes(b"")
     with (
         pytest.warns(SynthgradWarning),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from synthgrad import saved
+from synthgrad import checkpoint
 from synthgrad.errors import NonFiniteError
 from synthgrad.lab import cli
 from synthgrad.lab.divergence import Watch, check_weights, entropy, most_common_error
@@ -82,7 +82,7 @@ def test_a_run_that_goes_to_infinity_ends_with_1_and_a_whole_folder(tmp_path, ca
         assert "--learning-rate" in said[0]
         assert not (tmp_path / "summary.json").exists()
         assert json.loads((tmp_path / "config.json").read_text())["recipe"] == "digits-fcn"
-        assert saved.load(tmp_path / "checkpoint") is not None
+        assert checkpoint.load(tmp_path / "checkpoint") is not None
         assert (tmp_path / "metrics.jsonl").exists()
 
 
@@ -99,7 +99,7 @@ def test_weights_that_are_not_finite_are_never_kept(tmp_path, monkeypatch):
     monkeypatch.setattr("synthgrad.lab.run.Pace.due", lambda _: True)
     with pytest.raises(Diverged, match="diverged by step 10"):
         run(DIGITS, config, tmp_path)
-    state = saved.load(tmp_path / "checkpoint")
+    state = checkpoint.load(tmp_path / "checkpoint")
     assert state is not None
     assert state["run"]["trainer"]["step"] == 5
     monkeypatch.setattr(Trainer, "advance", advance)

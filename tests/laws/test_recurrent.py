@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.testing import assert_close
 
+from synthgrad._nest import floating, with_floating
 from synthgrad.feedback import MLP, Feedback, Linear, Zero
 from synthgrad.functional import squared_error
-from synthgrad.recurrent.nest import floating, with_floating
 from tests.recurrent.cores import (
     CORES,
     UNITS,

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch.autograd import grad
 from torch.testing import assert_close
 
+from synthgrad._nest import floating, with_floating
 from synthgrad.feedback import Linear
-from synthgrad.recurrent.nest import floating, with_floating
 from tests.recurrent.cores import CORES, UNITS, awake, bridge, errors, gradients, stream, unroll
 
 few = settings(max_examples=10)

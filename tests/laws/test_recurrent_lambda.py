@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from torch.autograd import grad
 from torch.testing import assert_close
 
+from synthgrad._nest import floating, with_floating
 from synthgrad.functional import squared_error
-from synthgrad.recurrent.nest import floating, with_floating
 from tests.recurrent.cores import (
     CORES,
     batch_dims,

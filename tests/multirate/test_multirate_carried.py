@@ -9,8 +9,8 @@ import torch
 from torch.testing import assert_close
 
 import synthgrad as sg
+from synthgrad._nest import every
 from synthgrad.errors import ArgumentError, LockingError
-from synthgrad.recurrent.nest import every
 from tests.multirate.parts import Cell, adam, batch, interface, mean_square
 
 

@@ -8,9 +8,9 @@ from torch import nn
 from torch.testing import assert_close
 
 import synthgrad as sg
+from synthgrad._extra_state import unpacked
 from synthgrad.errors import LockingError
 from synthgrad.feedback import Zero
-from synthgrad.packed import unpacked
 from tests.multirate.parts import Cell, adam, batch, interface, mean_square
 
 LOSSES = {"a": mean_square, "b": mean_square, "c": mean_square}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import synthgrad as sg
+from synthgrad._nest import floating
 from synthgrad.feedback import Feedback, Linear
-from synthgrad.recurrent.nest import floating
 
 INPUTS, UNITS = 3, 4
 

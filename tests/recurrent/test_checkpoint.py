@@ -8,9 +8,9 @@ import torch
 from torch.testing import assert_close
 
 import synthgrad as sg
+from synthgrad._extra_state import unpacked
+from synthgrad._nest import floating, with_floating
 from synthgrad.feedback import MLP, Linear, Stale
-from synthgrad.packed import unpacked
-from synthgrad.recurrent.nest import floating, with_floating
 from tests.recurrent.cores import CORES, UNITS, Core, awake, stream, unroll
 
 KINDS = ["LSTM", "nested"]

@@ -6,8 +6,8 @@ from torch import nn
 from torch.testing import assert_close
 
 import synthgrad as sg
+from synthgrad._nest import floating, with_floating
 from synthgrad.feedback import Linear
-from synthgrad.recurrent.nest import floating, with_floating
 from tests.recurrent.cores import (
     CORES,
     UNITS,

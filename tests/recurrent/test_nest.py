@@ -3,7 +3,7 @@ from collections import OrderedDict, namedtuple
 import pytest
 import torch
 
-from synthgrad.recurrent.nest import describe, every, floating, matched, transform, with_floating
+from synthgrad._nest import describe, every, floating, matched, transform, with_floating
 
 Pair = namedtuple("Pair", "left right")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from synthgrad import checks
+from synthgrad import _checks
 from synthgrad.distributed.sharing import held, refuse_shared
 from synthgrad.errors import ArgumentError
 
@@ -24,12 +24,12 @@ def cut(model: nn.Sequential, stages: int | Sequence[int]) -> list[nn.Sequential
         LockingError: two segments would share a parameter, a buffer or memory, as tied weights do.
     """
     if not isinstance(model, nn.Sequential):
-        raise ArgumentError(f"model must be a torch.nn.Sequential, got {checks.came(model)}")
+        raise ArgumentError(f"model must be a torch.nn.Sequential, got {_checks.came(model)}")
     children = list(model)
     if not isinstance(stages, Sequence):
-        sizes = even(children, checks.integer("stages", stages))
+        sizes = even(children, _checks.integer("stages", stages))
     else:
-        sizes = checks.sizes("the segments' sizes", stages, least=0)
+        sizes = _checks.sizes("the segments' sizes", stages, least=0)
         if not sizes or min(sizes) < 1 or sum(sizes) != len(children):
             raise ArgumentError(
                 f"the segments' sizes must be positive and add up to the {len(children)} modules "

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from synthgrad._finite import are_finite
+from synthgrad._sandbox import Statistics
 from synthgrad.errors import NonFiniteError
-from synthgrad.finite import are_finite
-from synthgrad.preserve import Statistics
 
 
 class Guard:

@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from synthgrad import saved
+from synthgrad import checkpoint
+from synthgrad._sandbox import preserved
 from synthgrad.distributed.learner import LossFn
 from synthgrad.distributed.options import Options, time_to_stop
 from synthgrad.distributed.place import PeerError
@@ -36,7 +37,6 @@ from synthgrad.distributed.supervisor import (
 from synthgrad.distributed.worker import Batches
 from synthgrad.errors import ArgumentError, SynthgradError
 from synthgrad.feedback import Feedback
-from synthgrad.preserve import preserved
 from synthgrad.schedule.optimizers import MakeOptimizer
 
 log = logging.getLogger("synthgrad.distributed")
@@ -157,7 +157,7 @@ def train(
         assert reports is not None
         status = [pickle.loads(report) for report in reports]
         for index, segment in enumerate(segments):
-            state = saved.load(folder / f"stage-{index}")
+            state = checkpoint.load(folder / f"stage-{index}")
             assert state is not None
             segment.load_state_dict(state["learner"]["segment"])
             if index < len(models):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from synthgrad import checks
+from synthgrad import _checks
+from synthgrad._values import losses
 from synthgrad.context import context as in_context
 from synthgrad.distributed.guard import Guard
 from synthgrad.errors import ArgumentError, NonFiniteError, ShapeError
@@ -18,7 +19,6 @@ from synthgrad.feedback import Feedback, Regression
 from synthgrad.functional import squared_error
 from synthgrad.interface import Interface
 from synthgrad.schedule.optimizers import MakeOptimizer
-from synthgrad.values import losses
 
 LossFn = Callable[[Any, Tensor], Tensor]
 
@@ -71,9 +71,9 @@ class Learner:
         label: str = "the stage",
         check_finite: bool = True,
     ) -> None:
-        checks.module("segment", segment)
-        checks.function("optimizer", optimizer)
-        checks.functions(
+        _checks.module("segment", segment)
+        _checks.function("optimizer", optimizer)
+        _checks.functions(
             loss_fn=loss_fn,
             feedback_optimizer=feedback_optimizer,
             input_optimizer=input_optimizer,
@@ -83,9 +83,9 @@ class Learner:
                 "the last stage has a loss_fn, and every other one a feedback model"
             )
         if feedback is not None:
-            checks.of_kind("feedback", feedback, Feedback, "a synthgrad.feedback.Feedback")
+            _checks.of_kind("feedback", feedback, Feedback, "a synthgrad.feedback.Feedback")
         if inputs is not None:
-            checks.of_kind("inputs", inputs, Regression, "a model such as SyntheticInput")
+            _checks.of_kind("inputs", inputs, Regression, "a model such as SyntheticInput")
         if feedback is not None and feedback.fitted_to != "error":
             raise ArgumentError(
                 f"{type(feedback).__name__} is fitted to values of the loss; between processes "
@@ -110,7 +110,7 @@ class Learner:
         self.optimizers: dict[str, Optimizer] = {}
         for name, (maker, parameters) in asked.items():
             if trained := [p for p in parameters if p.requires_grad]:
-                self.optimizers[name] = checks.of_kind(
+                self.optimizers[name] = _checks.of_kind(
                     f"what makes the optimiser of {name!r}, its result,",
                     maker(trained),
                     Optimizer,

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from synthgrad import checks
+from synthgrad import _checks
 from synthgrad.errors import ArgumentError
 
 MAX_WINDOW = 128
@@ -82,11 +82,11 @@ class Options:
     def __post_init__(self) -> None:
         window = self.window
         if not (isinstance(window, str) and window == "auto"):
-            checks.integer('window must be "auto" or else', window, 1, MAX_WINDOW)
-        checks.integer("target_every", self.target_every, 1)
+            _checks.integer('window must be "auto" or else', window, 1, MAX_WINDOW)
+        _checks.integer("target_every", self.target_every, 1)
         if self.alone is not None:
-            checks.integer("alone", self.alone, 0)
-        checks.flag("synchronous", self.synchronous)
+            _checks.integer("alone", self.alone, 0)
+        _checks.flag("synchronous", self.synchronous)
         if self.synchronous and self.target_every != 1:
             raise ArgumentError(
                 "synchronous stages wait for the target of each message, so target_every must be "
@@ -104,22 +104,22 @@ class Options:
                 raise ArgumentError(
                     f"{name} must be a positive number of seconds{limit}, got {seconds!r}"
                 )
-        checks.word("transport", self.transport, ("auto", "gloo"))
+        _checks.word("transport", self.transport, ("auto", "gloo"))
         dtype = self.message_dtype
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ArgumentError(
-                f"message_dtype must be a floating-point type, got {checks.came(dtype)}"
+                f"message_dtype must be a floating-point type, got {_checks.came(dtype)}"
             )
         if self.folder is not None:
-            checks.of_kind("folder", self.folder, Path, "a pathlib.Path")
+            _checks.of_kind("folder", self.folder, Path, "a pathlib.Path")
         if self.interface is not None:
-            checks.text("interface", self.interface)
-        if len(checks.text("fingerprint", self.fingerprint)) > LONGEST_FINGERPRINT:
+            _checks.text("interface", self.interface)
+        if len(_checks.text("fingerprint", self.fingerprint)) > LONGEST_FINGERPRINT:
             raise ArgumentError(
                 f"fingerprint must be a string of at most {LONGEST_FINGERPRINT} characters, got "
                 f"{self.fingerprint!r:.80}"
             )
-        checks.flag("check_finite", self.check_finite)
+        _checks.flag("check_finite", self.check_finite)
 
     @property
     def capacity(self) -> int:

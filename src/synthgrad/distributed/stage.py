@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from synthgrad import checks
+from synthgrad import _checks
 from synthgrad.distributed.learner import Learner, LossFn
 from synthgrad.distributed.options import Options
 from synthgrad.distributed.place import PeerError, Place, answers, check_interface
@@ -90,8 +90,8 @@ class Stage:
         on_result: Callable[[int, dict[str, float]], None] | None = None,
         options: Options | None = None,
     ) -> None:
-        stages, index = checks.integer("stages", stages, 1), checks.integer("index", index)
-        checks.functions(
+        stages, index = _checks.integer("stages", stages, 1), _checks.integer("index", index)
+        _checks.functions(
             batches=batches,
             loss_fn=loss_fn,
             before_step=before_step,
@@ -99,9 +99,9 @@ class Stage:
             metric=metric,
             on_result=on_result,
         )
-        evaluate_every = checks.integer("evaluate_every", evaluate_every, 0)
+        evaluate_every = _checks.integer("evaluate_every", evaluate_every, 0)
         if options is not None:
-            checks.of_kind("options", options, Options, "a synthgrad.distributed.Options")
+            _checks.of_kind("options", options, Options, "a synthgrad.distributed.Options")
         if not 0 <= index < stages:
             raise ArgumentError(f"index must lie in [0, {stages}) for {stages} stages, got {index}")
         if inputs is not None and index == 0:
@@ -112,7 +112,7 @@ class Stage:
             raise ArgumentError(
                 f"stage {index} of {stages} {'needs a' if loss_fn is None else 'takes no'} loss_fn"
             )
-        address(checks.text("store", store))
+        address(_checks.text("store", store))
         options = Options() if options is None else options
         check_interface(options.interface)
         learner = Learner(

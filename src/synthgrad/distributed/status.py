@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synthgrad.saved import write
+from synthgrad.checkpoint import write
 
 EVERY = 0.5
 """Seconds between writings of ``status.json``."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from synthgrad import saved
+from synthgrad import checkpoint
 from synthgrad.distributed.ending import Ending
 from synthgrad.distributed.evaluation import Tally, frames
 from synthgrad.distributed.incoming import Incoming
@@ -299,7 +299,7 @@ class Worker:
         state |= {"counters": asdict(self.counters), "evaluated": self._evaluated}
         state |= {"ended": ended, "through": self._steps if ended == "finished" else -1}
         try:
-            saved.save(self.folder, self.step, state)
+            checkpoint.save(self.folder, self.step, state)
         except OSError as error:
             raise SynthgradError(
                 f"no checkpoint can be written to {self.folder}: {error}"
@@ -316,7 +316,7 @@ class Worker:
             path.unlink(missing_ok=True)
 
     def _restore(self) -> dict[str, Schema]:
-        state = None if self.folder is None else saved.load(self.folder)
+        state = None if self.folder is None else checkpoint.load(self.folder)
         if state is None:
             return {}
         self.learner.load_state_dict(state["learner"])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthgrad import checks
+from synthgrad import _checks
 from synthgrad.errors import ShapeError
 from synthgrad.feedback.base import Feedback
 
@@ -30,7 +30,7 @@ class Critic(Feedback):
 
     def __init__(self, value: nn.Module) -> None:
         super().__init__()
-        self.value = checks.module("value", value)
+        self.value = _checks.module("value", value)
 
     def forward(self, h: Tensor, context: Any = None) -> Tensor:
         """The per-example error ``∂v_b/∂h_b``.
@@ -38,7 +38,7 @@ class Critic(Feedback):
         Raises:
             ShapeError: ``value`` does not return one number per example.
         """
-        checks.suits(self, h)
+        _checks.suits(self, h)
         with torch.enable_grad():
             leaf = h.detach().requires_grad_()
             (delta_hat,) = torch.autograd.grad(
@@ -52,13 +52,13 @@ class Critic(Feedback):
         Raises:
             ShapeError: ``value`` does not return one number per example.
         """
-        if checks.suits(self, h).ndim < 1:
-            raise ShapeError(f"a critic's message is (batch, ...), got {checks.came(h)}")
+        if _checks.suits(self, h).ndim < 1:
+            raise ShapeError(f"a critic's message is (batch, ...), got {_checks.came(h)}")
         values = self.value(h, context)
-        if not checks.is_dense(values) or values.shape != h.shape[:1]:
+        if not _checks.is_dense(values) or values.shape != h.shape[:1]:
             raise ShapeError(
                 f"a critic's value must have shape ({h.shape[0]},), one loss per example; "
-                f"{type(self.value).__name__} returned {checks.came(values)}"
+                f"{type(self.value).__name__} returned {_checks.came(values)}"
             )
         return values
 
@@ -73,9 +73,9 @@ class Critic(Feedback):
         Raises:
             ShapeError: ``target`` is not one number per example.
         """
-        if not checks.is_dense(target) or target.shape != checks.suits(self, h).shape[:1]:
+        if not _checks.is_dense(target) or target.shape != _checks.suits(self, h).shape[:1]:
             raise ShapeError(
                 "a critic is fitted to one loss per example: expected shape "
-                f"{tuple(checks.suits(self, h).shape[:1])}, got {checks.came(target)}"
+                f"{tuple(_checks.suits(self, h).shape[:1])}, got {_checks.came(target)}"
             )
         return (self.values(h, context) - target).square().mean()

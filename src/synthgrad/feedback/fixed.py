@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synthgrad import checks
+from synthgrad import _checks
 from synthgrad.feedback.base import Feedback
 
 
@@ -20,7 +20,7 @@ class Zero(Feedback):
 
     def forward(self, h: Tensor, context: Any = None) -> Tensor:
         """Returns zeros like ``h``."""
-        return torch.zeros_like(checks.suits(self, h))
+        return torch.zeros_like(_checks.suits(self, h))
 
     def predict_for(self, like: Tensor, h: Tensor, context: Any = None) -> Tensor:
         """Returns zeros like ``like``."""

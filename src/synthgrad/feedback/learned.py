@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthgrad import checks
+from synthgrad import _checks
 from synthgrad.errors import ShapeError
 from synthgrad.feedback.base import Feedback
 from synthgrad.feedback.encode import encode
@@ -39,7 +39,7 @@ class Regression(Feedback):
                 unless the model was built with ``out_features``.
         """
         prediction = self(h, context)
-        checks.dense("target", target)
+        _checks.dense("target", target)
         if target.shape != prediction.shape:
             raise ShapeError(
                 f"the target has shape {tuple(target.shape)}, its message {tuple(h.shape)}, the "
@@ -146,15 +146,15 @@ class MLP(Regression):
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        self.features = features = checks.integer("features", features, 1)
-        self.context = context = checks.integer("context", context, 0)
+        self.features = features = _checks.integer("features", features, 1)
+        self.context = context = _checks.integer("context", context, 0)
         self.out_features = (
-            features if out_features is None else checks.integer("out_features", out_features, 1)
+            features if out_features is None else _checks.integer("out_features", out_features, 1)
         )
-        hidden = checks.sizes("hidden", hidden)
-        checks.flag("batch_norm", batch_norm)
+        hidden = _checks.sizes("hidden", hidden)
+        _checks.flag("batch_norm", batch_norm)
         widths = [*hidden, self.out_features]
-        checks.affordable(
+        _checks.affordable(
             f"{type(self).__name__} with features={features}, context={context}, hidden={hidden}, "
             f"out_features={self.out_features}",
             (features + context) * widths[0] + sum(a * b for a, b in itertools.pairwise(widths)),
@@ -178,7 +178,7 @@ class MLP(Regression):
             ShapeError: the last axis of ``h`` is not ``features`` wide.
             ContextError: the model is conditional and the context is missing or does not fit.
         """
-        checks.suits(self, h, self.first.weight)
+        _checks.suits(self, h, self.first.weight)
         if h.ndim not in (2, 3) or h.shape[-1] != self.features:
             raise ShapeError(
                 f"the feedback model {type(self).__name__} was built for messages (batch, "
@@ -241,12 +241,12 @@ class Conv(Regression):
         context: int = 0,
     ) -> None:
         super().__init__()
-        self.channels = channels = checks.integer("channels", channels, 1)
-        self.context = context = checks.integer("context", context, 0)
-        kernel_size = checks.integer("kernel_size", kernel_size, 1)
-        hidden = checks.sizes("hidden", hidden)
+        self.channels = channels = _checks.integer("channels", channels, 1)
+        self.context = context = _checks.integer("context", context, 0)
+        kernel_size = _checks.integer("kernel_size", kernel_size, 1)
+        hidden = _checks.sizes("hidden", hidden)
         widths = [channels + context, *hidden, channels]
-        checks.affordable(
+        _checks.affordable(
             f"Conv with channels={channels}, context={context}, hidden={hidden}, "
             f"kernel_size={kernel_size}",
             kernel_size**2 * sum(a * b for a, b in itertools.pairwise(widths)),
@@ -273,7 +273,7 @@ class Conv(Regression):
             ShapeError: ``h`` is not 4-dimensional or has another number of channels.
             ContextError: the model is conditional and the context is missing or does not fit.
         """
-        checks.suits(self, h, self.out.weight)
+        _checks.suits(self, h, self.out.weight)
         if h.ndim != 4 or h.shape[1] != self.channels:
             raise ShapeError(
                 f"the feedback model Conv was built for messages (batch, {self.channels}, "

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthgrad import checks
+from synthgrad import _checks
 from synthgrad.errors import ArgumentError, ShapeError
 from synthgrad.feedback.base import Feedback
 
@@ -31,7 +31,7 @@ class Stale(Feedback):
 
     def __init__(self, decay: float) -> None:
         super().__init__()
-        self.decay = checks.number("decay", decay)
+        self.decay = _checks.number("decay", decay)
         if not 0 <= self.decay < 1:
             raise ArgumentError(f"decay must lie in [0, 1), got {decay!r}")
         # Takes the shape of one message when the first error arrives.
@@ -44,7 +44,7 @@ class Stale(Feedback):
         Raises:
             ShapeError: the remembered errors belong to messages of another shape.
         """
-        checks.suits(self, h)
+        _checks.suits(self, h)
         if self.average.ndim and self.average.shape != h.shape[1:]:
             raise ShapeError(
                 f"the feedback model Stale remembers errors of shape (batch, "
@@ -64,7 +64,7 @@ class Stale(Feedback):
         Where the mean is not finite the average stays as it was, or one overflow would be
         remembered for good.
         """
-        if checks.dense("an error to remember", target).ndim < 2 or not len(target):
+        if _checks.dense("an error to remember", target).ndim < 2 or not len(target):
             raise ShapeError(f"an error to remember is (batch, ...), got {tuple(target.shape)}")
         mean = target.mean(dim=0)
         known = self.average

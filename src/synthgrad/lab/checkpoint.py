@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from synthgrad import saved
+from synthgrad import checkpoint
 from synthgrad.lab.errors import RunError
 
 BEGIN_ANEW = "to begin anew delete the run folder, or give another with --out"
@@ -18,8 +18,8 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     Raises:
         RunError: there are checkpoints, and all are damaged.
     """
-    state = saved.load(folder)
-    if state is None and (paths := saved.newest_first(folder)):
+    state = checkpoint.load(folder)
+    if state is None and (paths := checkpoint.newest_first(folder)):
         names = ", ".join(path.name for path in paths)
         raise RunError(f"all checkpoints in {folder} are damaged ({names}); {BEGIN_ANEW}")
     return state

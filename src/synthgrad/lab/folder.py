@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from synthgrad import saved
+from synthgrad import checkpoint
 from synthgrad.errors import SynthgradWarning
 from synthgrad.lab.checkpoint import BEGIN_ANEW, load_newest
 from synthgrad.lab.errors import UNUSABLE, RunError, UsageError
@@ -115,7 +115,7 @@ class RunFolder:
                 length = file.seek(0, os.SEEK_END)
                 file.seek(max(length - REMEMBERED, 0))
                 end = file.read()
-        saved.save(
+        checkpoint.save(
             self.checkpoints,
             step,
             {"run": state, "metrics_bytes": length, "metrics_end": end.decode("latin-1")},
@@ -155,7 +155,7 @@ class RunFolder:
                 stacklevel=4,
             )
         if there[: len(whole)] != whole:
-            saved.write(self.metrics, whole)
+            checkpoint.write(self.metrics, whole)
         elif len(there) > len(whole):
             os.truncate(self.metrics, len(whole))
 
@@ -167,7 +167,7 @@ class RunFolder:
 
     def keep(self, state: dict[str, Any]) -> None:
         """Leaves a run whose training failed whole: where no checkpoint is, its start is one."""
-        if not saved.newest_first(self.checkpoints):
+        if not checkpoint.newest_first(self.checkpoints):
             self.metrics.touch()
             self.save(0, state)
 
@@ -261,7 +261,7 @@ def _read(path: Path, needs: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
-    saved.write(path, (_json(value, indent=2) + "\n").encode())
+    checkpoint.write(path, (_json(value, indent=2) + "\n").encode())
 
 
 def _json(value: Any, indent: int | None = None) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from synthgrad._extra_state import packed, unpacked
+from synthgrad._nest import transform
 from synthgrad.errors import ArgumentError, LockingError
 from synthgrad.multirate.nodes import Node, in_order
 from synthgrad.multirate.posts import Edge
 from synthgrad.multirate.unrolls import Unroll, settled
-from synthgrad.packed import packed, unpacked
-from synthgrad.recurrent.nest import transform
 from synthgrad.schedule.optimizers import Optimizers
 
 
@@ -80,7 +80,7 @@ class Carried(nn.Module):
         }
 
     def get_extra_state(self) -> Tensor:
-        """:meth:`carried_state` as one tensor (:mod:`synthgrad.packed`).
+        """:meth:`carried_state` as one tensor (:mod:`synthgrad._extra_state`).
 
         Raises:
             LockingError: a node is in the middle of its unroll.

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthgrad import checks
+from synthgrad import _checks
+from synthgrad._finite import are_finite
+from synthgrad._nest import floating, transform
+from synthgrad._sandbox import Statistics
+from synthgrad._values import losses as shown
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
 from synthgrad.errors import ArgumentError, LockingError, NonFiniteError
-from synthgrad.finite import are_finite
 from synthgrad.multirate.carried import Carried
 from synthgrad.multirate.nodes import Node, Ticked, first_ticks
 from synthgrad.multirate.posts import Post
 from synthgrad.multirate.unrolls import Unroll, check_state, detached
-from synthgrad.preserve import Statistics
-from synthgrad.recurrent.nest import floating, transform
 from synthgrad.schedule.optimizers import MakeOptimizer
-from synthgrad.values import losses as shown
 
 
 @dataclass
@@ -81,9 +81,9 @@ class MultiRate(Carried):
         feedback_optimizer: MakeOptimizer | None = None,
     ) -> None:
         super().__init__(nodes, streams)
-        self.scale = checks.number("scale", scale)
-        checks.function("optimizer", optimizer)
-        checks.functions(feedback_optimizer=feedback_optimizer)
+        self.scale = _checks.number("scale", scale)
+        _checks.function("optimizer", optimizer)
+        _checks.functions(feedback_optimizer=feedback_optimizer)
         self._statistics = Statistics(self)
         self._first = first_ticks(self.nodes, self.order)
         interfaces = {key: edge.interface for key, edge in self._edges.items() if edge.interface}
@@ -138,9 +138,9 @@ class MultiRate(Carried):
             NonFiniteError: a synthetic error, a loss, an error that came back or a gradient holds
                 NaN or infinity; nobody was updated.
         """
-        checks.mapping("inputs", inputs)
-        losses = {} if losses is None else checks.mapping("losses", losses)
-        checks.functions(**{f"the loss of {name!r}": one for name, one in losses.items()})
+        _checks.mapping("inputs", inputs)
+        losses = {} if losses is None else _checks.mapping("losses", losses)
+        _checks.functions(**{f"the loss of {name!r}": one for name, one in losses.items()})
         if missing := [name for name in self.streams if name not in inputs]:
             raise ArgumentError(f"no input for the streams {missing}, got {list(inputs)}")
         if unknown := [name for name in losses if name not in self.nodes]:
@@ -206,7 +206,7 @@ class MultiRate(Carried):
         unroll.state = result.state if now.learns else detached(result.state)
         unroll.ticks += now.learns
         if name in now.losses:
-            loss = checks.loss(now.losses[name](result.output))
+            loss = _checks.loss(now.losses[name](result.output))
             loss = shown(loss).mean() if loss.ndim else loss
             if now.learns:
                 self._check(name, [loss], f"the loss of node {name!r}")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from synthgrad import checks
+from synthgrad import _checks
 from synthgrad.errors import ArgumentError
 from synthgrad.interface import Interface
 
@@ -59,7 +59,7 @@ def in_order(nodes: Mapping[str, Node], streams: Sequence[str]) -> list[str]:
             joined do not divide each other.
     """
     _check_names("streams", streams)
-    checks.mapping("nodes", nodes)
+    _checks.mapping("nodes", nodes)
     for name, node in nodes.items():
         if name in streams:
             raise ArgumentError(f"{name!r} is both a node and a stream")
@@ -98,16 +98,16 @@ def first_ticks(nodes: Mapping[str, Node], order: Sequence[str]) -> dict[str, in
 def _check_names(what: str, names: Any) -> None:
     if isinstance(names, str):
         raise ArgumentError(f"{what} must be a list of names, got {names!r}; expected [{names!r}]")
-    for name in checks.sequence(what, names):
-        checks.text(what, name)
+    for name in _checks.sequence(what, names):
+        _checks.text(what, name)
 
 
 def _check_node(name: str, node: Node, nodes: Mapping[str, Node], streams: Sequence[str]) -> None:
-    checks.of_kind(f"node {checks.text('the name of a node', name)!r}", node, Node, "a Node")
-    checks.module(f"the module of node {name!r}", node.module)
+    _checks.of_kind(f"node {_checks.text('the name of a node', name)!r}", node, Node, "a Node")
+    _checks.module(f"the module of node {name!r}", node.module)
     _check_names(f"inputs of node {name!r}", node.inputs)
     for option, value in (("period", node.period), ("unroll", node.unroll)):
-        checks.integer(f"{option} of node {name!r}", value, 1)
+        _checks.integer(f"{option} of node {name!r}", value, 1)
     for source in node.inputs:
         if source not in nodes and source not in streams:
             known = ", ".join(map(repr, (*nodes, *streams)))
@@ -115,7 +115,7 @@ def _check_node(name: str, node: Node, nodes: Mapping[str, Node], streams: Seque
                 f"node {name!r} receives {source!r}, which is neither a node nor a stream; "
                 f"there are {known}"
             )
-    checks.mapping(f"interfaces of node {name!r}", node.interfaces)
+    _checks.mapping(f"interfaces of node {name!r}", node.interfaces)
     for source, interface in node.interfaces.items():
         if source not in node.inputs or source not in nodes:
             raise ArgumentError(

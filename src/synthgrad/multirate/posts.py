@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synthgrad import checks
+from synthgrad import _checks
 from synthgrad.errors import ShapeError
 from synthgrad.interface import Interface
 
@@ -71,9 +71,9 @@ class Edge:
             The synthetic error for the sender, on the scale that autograd carries; None for none.
         """
         if self.interface is not None:
-            checks.dense("a message", h)
+            _checks.dense("a message", h)
         elif not isinstance(h, Tensor):
-            raise ShapeError(f"a message must be a tensor, got {checks.came(h)}")
+            raise ShapeError(f"a message must be a tensor, got {_checks.came(h)}")
         self.held = Post(h.detach(), context)
         if self.interface is None or not learns:
             return None

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from synthgrad._nest import transform
 from synthgrad.errors import LockingError
-from synthgrad.recurrent.nest import transform
 
 
 @dataclass

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from synthgrad._nest import transform
 from synthgrad.errors import ShapeError
 from synthgrad.feedback import Feedback
 from synthgrad.functional import squared_error
 from synthgrad.recurrent.fit import predict, wide
-from synthgrad.recurrent.nest import transform
 from synthgrad.types import Float
 
 

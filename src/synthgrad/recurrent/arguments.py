@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from synthgrad import checks
+from synthgrad import _checks
+from synthgrad._nest import describe, every, floating
 from synthgrad.errors import ArgumentError, ShapeError, SynthgradError
 from synthgrad.feedback import Feedback, Regression
-from synthgrad.recurrent.nest import describe, every, floating
 
 if TYPE_CHECKING:
     from synthgrad.recurrent.configured import Configured
@@ -60,7 +60,7 @@ def check_scale(scale: Any) -> None:
     Raises:
         ArgumentError: ``scale`` is no number, negative or not finite.
     """
-    checks.number("scale", scale, 0)
+    _checks.number("scale", scale, 0)
 
 
 def check_reduction(reduction: Any) -> None:
@@ -69,7 +69,7 @@ def check_reduction(reduction: Any) -> None:
     Raises:
         ArgumentError: ``reduction`` is one.
     """
-    checks.word("reduction", reduction, ("mean", "sum"))
+    _checks.word("reduction", reduction, ("mean", "sum"))
 
 
 def check_batch_dim(batch_dim: Any) -> BatchDim:
@@ -97,8 +97,8 @@ def check_last_core(
     Raises:
         ArgumentError: M's error shall flow into the core and cannot; or nothing would flow there.
     """
-    checks.functions(last_core=last_core)
-    checks.flag("feedback_into_core", feedback_into_core)
+    _checks.functions(last_core=last_core)
+    _checks.flag("feedback_into_core", feedback_into_core)
     if feedback_into_core and last_core is None:
         raise ArgumentError(
             "feedback_into_core=True needs last_core, a function that computes the last message "
@@ -122,9 +122,10 @@ def check_message(message: Any) -> None:
     Raises:
         ShapeError: it is not one floating-point tensor with a batch.
     """
-    if not checks.is_dense(message) or message.ndim < 2:
+    if not _checks.is_dense(message) or message.ndim < 2:
         raise ShapeError(
-            f"a message is one dense floating-point tensor (batch, ...), got {checks.came(message)}"
+            "a message is one dense floating-point tensor (batch, ...), got "
+            f"{_checks.came(message)}"
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from synthgrad.graph import current_walk
+from synthgrad._graph import current_walk
 from synthgrad.recurrent.layout import Layout
 
 Errors = Sequence[Tensor | None]

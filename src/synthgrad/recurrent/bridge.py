@@ -9,12 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from synthgrad import audit
+from synthgrad import _guards
+from synthgrad._graph import current_walk
+from synthgrad._nest import describe, floating, with_floating
 from synthgrad.context import current_context
 from synthgrad.errors import LockingError, NonFiniteError
 from synthgrad.feedback import Feedback
 from synthgrad.functional import check_lambda, per_loss
-from synthgrad.graph import current_walk
 from synthgrad.recurrent import arguments
 from synthgrad.recurrent.arguments import naming
 from synthgrad.recurrent.boundary import Chunk, consume
@@ -22,7 +23,6 @@ from synthgrad.recurrent.configured import Configured
 from synthgrad.recurrent.episodes import mask_of, refresh
 from synthgrad.recurrent.fit import Fit, predict, wide
 from synthgrad.recurrent.layout import layout
-from synthgrad.recurrent.nest import describe, floating, with_floating
 from synthgrad.recurrent.opened import Opened
 from synthgrad.recurrent.pending import Waiting
 
@@ -120,7 +120,7 @@ class RecurrentInterface(Configured):
             check_finite,
         )
         self._last: Chunk | None = None
-        self.record = audit.watch(self)
+        self.record = _guards.watch(self)
 
     def begin(self, state: Any, *, ended: Tensor | bool = False, fresh: Any = None) -> Any:
         """Begins a chunk: cuts the state from the chunk before.
@@ -210,7 +210,7 @@ class RecurrentInterface(Configured):
                     "no tensor of the state given to end() requires grad, so no error can come "
                     "back to it; expected the core's state, not a detached one"
                 )
-            audit.note_run(self.record, next(t for t in tensors if t.requires_grad))
+            _guards.note_run(self.record, next(t for t in tensors if t.requires_grad))
             arguments.check_inputs(inputs, self.last_core)
             messages = arguments.check_steps(message, steps, self.auxiliary)
             mask = mask_of(ended, len(message), message.device)
@@ -275,7 +275,7 @@ class RecurrentInterface(Configured):
                 current_context() if context is None else context,
                 lambda_=lambda_,
                 kind="inside",
-                expectation=audit.expect(cast(Any, self)),
+                expectation=_guards.expect(cast(Any, self)),
             )
         return with_floating(state, fit.pass_on(tensors))
 
@@ -288,7 +288,7 @@ class RecurrentInterface(Configured):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In a copy, or in another process, optimisers look at it as well."""
         super().__setstate__(state)
-        self.record = audit.watch(self)
+        self.record = _guards.watch(self)
 
     def reset(self) -> None:
         """Forgets the last chunk's predictions and any open chunk; what was learned stays."""

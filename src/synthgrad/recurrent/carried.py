@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from synthgrad._extra_state import packed, unpacked
 from synthgrad.errors import SynthgradWarning
-from synthgrad.packed import packed, unpacked
 from synthgrad.recurrent.explained import Explained
 from synthgrad.recurrent.pending import Pending
 
@@ -43,7 +43,7 @@ class Carried(nn.Module):
         }
 
     def get_extra_state(self) -> Tensor:
-        """:meth:`carried_state` as one tensor (:mod:`synthgrad.packed`)."""
+        """:meth:`carried_state` as one tensor (:mod:`synthgrad._extra_state`)."""
         return packed(self.carried_state())
 
     def set_extra_state(self, state: Any) -> None:

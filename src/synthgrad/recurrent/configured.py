@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from synthgrad import checks
+from synthgrad import _checks
 from synthgrad.feedback import Feedback
 from synthgrad.recurrent import arguments
 from synthgrad.recurrent.carried import Carried
@@ -35,7 +35,7 @@ class Configured(Carried):
         super().__init__()
         arguments.check_feedback(feedback, auxiliary)
         arguments.check_reduction(reduction)
-        self.name = None if name is None else checks.text("name", name)
+        self.name = None if name is None else _checks.text("name", name)
         self.feedback = feedback
         self.auxiliary = auxiliary
         self.scale = scale
@@ -44,7 +44,7 @@ class Configured(Carried):
         self.feedback_into_core = feedback_into_core
         self.reduction = reduction
         self.batch_dim: BatchDim = arguments.check_batch_dim(batch_dim)
-        self.check_finite = checks.flag("check_finite", check_finite)
+        self.check_finite = _checks.flag("check_finite", check_finite)
 
     @property
     def scale(self) -> float:

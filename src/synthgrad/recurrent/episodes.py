@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from synthgrad._nest import describe, every, floating, matched, transform
 from synthgrad.errors import ArgumentError, ShapeError
 from synthgrad.recurrent.layout import BatchDim, Layout, along, layout, row_dim
-from synthgrad.recurrent.nest import describe, every, floating, matched, transform
 
 
 def mask_of(ended: Tensor | bool, batch: int, device: torch.device) -> Tensor | None:

@@ -18,7 +18,7 @@ from synthgrad.recurrent.layout import Layout
 from synthgrad.types import Float
 
 if TYPE_CHECKING:
-    from synthgrad.audit import Expectation
+    from synthgrad._guards import Expectation
     from synthgrad.recurrent.bridge import RecurrentInterface
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from synthgrad import audit
-from synthgrad.preserve import preserved
+from synthgrad import _guards
+from synthgrad._sandbox import preserved
 from synthgrad.recurrent import ahead
 from synthgrad.recurrent.boundary import Chunk
 from synthgrad.recurrent.episodes import either, mask_of
@@ -65,7 +65,7 @@ class Opened:
             waiting.context,
             lambda_=None,
             kind="boundary",
-            expectation=audit.expect(cast(Any, bridge)),
+            expectation=_guards.expect(cast(Any, bridge)),
         )
         return fit.pass_on(tensors, self._ended)
 

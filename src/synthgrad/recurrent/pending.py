@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synthgrad.recurrent.nest import every, transform
+from synthgrad._nest import every, transform
 
 
 @dataclass

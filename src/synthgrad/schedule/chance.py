@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from synthgrad import checks
+from synthgrad import _checks
 from synthgrad.errors import ArgumentError
 
 Order = Literal["random", "forward"]
@@ -34,9 +34,9 @@ class Chance:
         for name, p in given:
             if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= p <= 1:
                 raise ArgumentError(f"p_update must lie in [0, 1], got {p!r} for {name}")
-        checks.word("order", order, ("random", "forward"))
+        _checks.word("order", order, ("random", "forward"))
         if generator is not None:
-            checks.of_kind("generator", generator, torch.Generator, "a torch.Generator")
+            _checks.of_kind("generator", generator, torch.Generator, "a torch.Generator")
         self._given = p_update
         self._order = order
         self._generator = generator

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthgrad import checks
+from synthgrad import _checks
+from synthgrad._values import losses
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
 from synthgrad.errors import (
@@ -25,7 +26,6 @@ from synthgrad.schedule.chance import Chance, Order, Probability
 from synthgrad.schedule.guard import Guard
 from synthgrad.schedule.optimizers import Counted, MakeOptimizer, Optimizers
 from synthgrad.schedule.parts import Part, find_parts
-from synthgrad.values import losses
 
 
 class FullyUnlocked(Counted):
@@ -81,9 +81,9 @@ class FullyUnlocked(Counted):
         input_optimizer: MakeOptimizer | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        self.model = checks.module("model", model)
-        checks.function("optimizer", optimizer)
-        checks.functions(feedback_optimizer=feedback_optimizer, input_optimizer=input_optimizer)
+        self.model = _checks.module("model", model)
+        _checks.function("optimizer", optimizer)
+        _checks.functions(feedback_optimizer=feedback_optimizer, input_optimizer=input_optimizer)
         self.parts = find_parts(model)
         self.optimizers = Optimizers()
         self.updates = {part.name: 0 for part in self.parts}
@@ -140,7 +140,7 @@ class FullyUnlocked(Counted):
         """
         if not self.model.training:
             raise LockingError("the model is in eval mode; call model.train() before step()")
-        checks.function("loss_fn", loss_fn)
+        _checks.function("loss_fn", loss_fn)
         if not isinstance(x, Tensor):
             raise ShapeError(f"synthetic inputs are made from one tensor, got {type(x).__name__}")
         context = current_context() if context is None else context
@@ -181,7 +181,7 @@ class _Run:
         self.guard.expect_no_gradient(part.name, part.parameters())
         h, own_context = part.run(self._input(part, context))
         if part.above is None:
-            loss = checks.loss(self.loss_fn(h))
+            loss = _checks.loss(self.loss_fn(h))
             loss = losses(loss).mean() if loss.ndim else loss
             self.guard.check_loss(loss)
             self.loss = loss.detach()

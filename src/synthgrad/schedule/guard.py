@@ -14,10 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from synthgrad._finite import are_finite, capturing, values
+from synthgrad._sandbox import Statistics
 from synthgrad.errors import LockingError, NonFiniteError
-from synthgrad.finite import are_finite, capturing, values
 from synthgrad.interface import Interface
-from synthgrad.preserve import Statistics
 from synthgrad.schedule.optimizers import Optimizers
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthgrad import checks
+from synthgrad import _checks
+from synthgrad._graph import leaf_of, nodes_below
+from synthgrad._sandbox import preserved
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
 from synthgrad.decouple import wrapper_kinds
 from synthgrad.errors import LockingError, SynthgradWarning
 from synthgrad.functional import redirect
-from synthgrad.graph import leaf_of, nodes_below
 from synthgrad.interface import Interface, named_interfaces, routed
-from synthgrad.preserve import preserved
 
 LAST = "output"
 """The name of the segment that ends at the loss."""
@@ -126,7 +126,7 @@ def find_segments(
     with preserved(model), torch.enable_grad(), drop, in_context(context):
         with routed(search.cut):
             output = model(x)
-        search.end(checks.loss(loss_fn(output)), None)
+        search.end(_checks.loss(loss_fn(output)), None)
     warn_if_whole(model, len(search.segments))
     return search.finish(model)
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthgrad import checks
+from synthgrad import _checks
+from synthgrad._values import losses
 from synthgrad.call import Call
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
@@ -19,7 +20,6 @@ from synthgrad.schedule.gather import Gather
 from synthgrad.schedule.guard import Guard
 from synthgrad.schedule.optimizers import Counted, MakeOptimizer, Optimizers
 from synthgrad.schedule.segments import Segment, find_segments
-from synthgrad.values import losses
 
 _UNSEEN = "not seen at first"
 """The optimiser of parameters that no segment used in the first pass; no interface is called so."""
@@ -66,9 +66,9 @@ class Sporadic(Counted):
         feedback_optimizer: MakeOptimizer | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        self.model = checks.module("model", model)
-        checks.function("optimizer", optimizer)
-        checks.functions(feedback_optimizer=feedback_optimizer)
+        self.model = _checks.module("model", model)
+        _checks.function("optimizer", optimizer)
+        _checks.functions(feedback_optimizer=feedback_optimizer)
         self._chance = Chance(p_update, order, generator)
         self.optimizers = Optimizers()
         self.updates = {}
@@ -97,7 +97,7 @@ class Sporadic(Counted):
         """
         if not self.model.training:
             raise LockingError("the model is in eval mode; call model.train() before step()")
-        checks.function("loss_fn", loss_fn)
+        _checks.function("loss_fn", loss_fn)
         if not self._segments:
             self.prepare(x, loss_fn, context)
         context = current_context() if context is None else context
@@ -112,7 +112,7 @@ class Sporadic(Counted):
                 with routed(run.cut):
                     output = self.model(x)
                 run.check_seen()
-                loss = checks.loss(loss_fn(output))
+                loss = _checks.loss(loss_fn(output))
                 run.tops[None] = loss = losses(loss).mean() if loss.ndim else loss
                 guard.check_loss(loss)
                 for segment in going:

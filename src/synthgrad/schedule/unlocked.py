@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthgrad import checks
+from synthgrad import _checks
+from synthgrad._values import losses
 from synthgrad.call import Call
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
@@ -18,7 +19,6 @@ from synthgrad.schedule.gather import Gather
 from synthgrad.schedule.guard import Guard
 from synthgrad.schedule.optimizers import MakeOptimizer, Optimizers
 from synthgrad.schedule.segments import Segment, find_segments
-from synthgrad.values import losses
 
 
 class Unlocked:
@@ -50,9 +50,9 @@ class Unlocked:
         *,
         feedback_optimizer: MakeOptimizer | None = None,
     ) -> None:
-        self.model = checks.module("model", model)
-        checks.function("optimizer", optimizer)
-        checks.functions(feedback_optimizer=feedback_optimizer)
+        self.model = _checks.module("model", model)
+        _checks.function("optimizer", optimizer)
+        _checks.functions(feedback_optimizer=feedback_optimizer)
         self.optimizers = Optimizers()
         self._make = optimizer
         self._make_feedback = feedback_optimizer
@@ -84,7 +84,7 @@ class Unlocked:
         """
         if not self.model.training:
             raise LockingError("the model is in eval mode; call model.train() before step()")
-        checks.function("loss_fn", loss_fn)
+        _checks.function("loss_fn", loss_fn)
         if not self._segments:
             self.prepare(x, loss_fn, context)
         context = current_context() if context is None else context
@@ -96,7 +96,7 @@ class Unlocked:
             with guard.step(), torch.enable_grad(), in_context(context):
                 with routed(run.cut):
                     output = self.model(x)
-                return run.finish(checks.loss(loss_fn(output)))
+                return run.finish(_checks.loss(loss_fn(output)))
         except RuntimeError as error:
             if not isinstance(error, SynthgradError):
                 guard.explain(error, lambda: find_segments(self.model, x, loss_fn, context))

@@ -9,13 +9,13 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from synthgrad._extra_state import unpacked
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.multinetwork import MULTI_NETWORK
 from synthgrad.lab.multinetwork.networks import errors
 from synthgrad.lab.multinetwork.stream import Streams
 from synthgrad.lab.multinetwork.trainer import MultiNetworkTrainer
 from synthgrad.lab.run import run
-from synthgrad.packed import unpacked
 
 RECIPE = replace(MULTI_NETWORK, data="digits")
 DATA = RECIPE.load(None, torch.device("cpu"))

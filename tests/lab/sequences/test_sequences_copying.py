@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from synthgrad import saved
+from synthgrad import checkpoint
 from synthgrad.errors import NonFiniteError
 from synthgrad.lab.sequences import SEQUENCE_RECIPES
 from synthgrad.lab.sequences.copying import EpisodeTrainer
@@ -66,8 +66,8 @@ def test_resumed_equals_unbroken_to_the_last_bit(at, values, tmp_path):
     values = {"threshold": 4.0, **values}  # every level is solved as soon as there is enough
     whole = _advance(_trainer("repeat-copy", **values), 20)
     broken = _advance(_trainer("repeat-copy", **values), at)
-    saved.save(tmp_path, at, broken.state_dict())
-    state = saved.load(tmp_path)
+    checkpoint.save(tmp_path, at, broken.state_dict())
+    state = checkpoint.load(tmp_path)
     assert state is not None
     resumed = _trainer("repeat-copy", **values)
     resumed.load_state_dict(state)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from synthgrad import saved
+from synthgrad import checkpoint
 from synthgrad.lab.data.errors import DataError, damaged
 from synthgrad.lab.data.sources import Source
 
@@ -160,4 +160,4 @@ def _unpack(source: Source, archive: Path, root: Path, missing: Sequence[str]) -
 def _place(content: bytes, path: Path, sha256: str) -> None:
     if (actual := hashlib.sha256(content).hexdigest()) != sha256:
         raise DataError(f"{path.name}, as the archive has it, has sha256 {actual}, not {sha256}")
-    saved.write(path, content)
+    checkpoint.write(path, content)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from synthgrad import saved
+from synthgrad import checkpoint
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.report.errors import ReportError
 from synthgrad.lab.report.groups import group
@@ -116,4 +116,4 @@ def _facts(runs: Sequence[Run]) -> dict[str, str]:
 def _write(path: Path, html: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Under its name only when it is whole: somebody may have the last one open.
-    saved.write(path, html.encode(errors="backslashreplace"))  # a name may be no text
+    checkpoint.write(path, html.encode(errors="backslashreplace"))  # a name may be no text

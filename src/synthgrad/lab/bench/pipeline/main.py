@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from synthgrad import saved
+from synthgrad import checkpoint
 from synthgrad.lab.bench.link import why_not
 from synthgrad.lab.bench.pipeline.contestants import Runner
 from synthgrad.lab.bench.pipeline.delay import measure_delay
@@ -86,7 +86,7 @@ def main(
             found[part].seconds = time.monotonic() - start
             show(console, found[part])
             if out is not None:  # after each part, since the whole takes long
-                saved.write(out, json.dumps(_report(found, quick), indent=1).encode())
+                checkpoint.write(out, json.dumps(_report(found, quick), indent=1).encode())
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from synthgrad import saved
+from synthgrad import checkpoint
 from synthgrad.lab.bench.allocator import keep_freed_memory
 from synthgrad.lab.bench.link import enter
 from synthgrad.lab.bench.pipeline.job import Job, Role
@@ -95,7 +95,7 @@ def begin(text: str, entrance: str | None) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["GLOO_SOCKET_IFNAME"] = job.interface
     result = work(job)
-    saved.write(job.result_path, json.dumps(result, default=str).encode())
+    checkpoint.write(job.result_path, json.dumps(result, default=str).encode())
 
 
 def _end_with_parent() -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synthgrad import checks
+from synthgrad import _checks
+from synthgrad._graph import nodes_below
 from synthgrad.errors import LockingError, ShapeError
 from synthgrad.functional import mix
-from synthgrad.graph import nodes_below
 
 
 class Values:
@@ -62,8 +62,10 @@ def losses(per_example: Tensor) -> Tensor:
     Raises:
         ShapeError: it is not one number per example.
     """
-    if not checks.is_dense(per_example) or per_example.ndim != 1:
-        raise ShapeError(f"expected one loss per example, (batch,), got {checks.came(per_example)}")
+    if not _checks.is_dense(per_example) or per_example.ndim != 1:
+        raise ShapeError(
+            f"expected one loss per example, (batch,), got {_checks.came(per_example)}"
+        )
     for values in _values_below(per_example):
         values.above.append(per_example.detach())
     return per_example

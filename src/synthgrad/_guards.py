@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from synthgrad._graph import leaf_of, nodes_below
 from synthgrad.errors import LockingError, SynthgradWarning
-from synthgrad.graph import leaf_of, nodes_below
 
 
 class Record:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthgrad.finite import are_finite
+from synthgrad._finite import are_finite
 
 
 @contextmanager

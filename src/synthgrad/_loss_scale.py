@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from synthgrad._graph import nodes_below
 from synthgrad.errors import ShapeError
-from synthgrad.graph import nodes_below
 
 
 class Mark:

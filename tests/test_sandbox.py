@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from synthgrad.preserve import preserved
+from synthgrad._sandbox import preserved
 
 
 def _net():
