@@ -5,6 +5,8 @@ from jaxtyping import install_import_hook
 with install_import_hook("synthgrad", "beartype.beartype"):
     import synthgrad  # noqa: F401
 
+import signal
+
 import hypothesis
 import jaxtyping
 import pytest
@@ -13,6 +15,8 @@ import torch
 hypothesis.settings.register_profile("synthgrad", deadline=None, max_examples=25)
 hypothesis.settings.load_profile("synthgrad")
 torch.set_num_threads(1)
+# In the background of a shell Ctrl-C is ignored, and what tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config):

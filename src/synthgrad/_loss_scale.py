@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, ClassVar, cast
 
 import torch
@@ -17,13 +18,27 @@ class Mark:
 
     Attributes:
         factor: what it was multiplied by, a scalar tensor; None before a backward pass.
-        used: whether any loss of this process was ever marked.
     """
 
-    used: ClassVar[bool] = False
+    _walked: ClassVar[weakref.WeakSet[Mark]] = weakref.WeakSet()
 
     def __init__(self) -> None:
         self.factor: Tensor | None = None
+
+    @classmethod
+    def under_way(cls) -> bool:
+        """Whether a backward pass that began at a marked loss has not ended yet."""
+        return bool(cls._walked)
+
+    def arrive(self, factor: Tensor) -> None:
+        """The backward pass has come to this loss."""
+        self.factor = factor.detach().reshape(())
+        self._walked.add(self)
+        # As torch's own data-parallel wrappers hear of the end of a pass; there is no public way.
+        torch.autograd.Variable._execution_engine.queue_callback(self._end)  # type: ignore[attr-defined]
+
+    def _end(self) -> None:
+        self._walked.discard(self)
 
 
 def loss(loss: Tensor) -> Tensor:
@@ -60,7 +75,6 @@ def loss(loss: Tensor) -> Tensor:
         )
     if not (loss.requires_grad and torch.is_grad_enabled()):
         return loss
-    Mark.used = True
     mark = Mark()
 
     def is_marked(node: Any) -> bool:  # the inner one of two marks is the nearer
@@ -82,5 +96,5 @@ class _Marked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.mark.factor = factor.detach().reshape(())
+        ctx.mark.arrive(factor)
         return factor, None

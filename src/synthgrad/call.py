@@ -156,7 +156,7 @@ class Call:
         """
         label = self.interface.label
         if not self.marks:
-            if self._recomputed and Mark.used:
+            if self._recomputed and Mark.under_way():
                 raise LockingError(
                     f"{label}: it ran again inside a backward pass, as torch.utils.checkpoint does "
                     "with use_reentrant=True, where synthgrad.loss cannot reach it; expected "

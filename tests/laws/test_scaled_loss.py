@@ -164,23 +164,39 @@ def test_senders_that_do_not_wait_cannot_follow():
     schedule.step(x, lambda output: sg.loss(4 * loss_fn(output).mean()))
 
 
+class Parted(nn.Module):
+    """Its lower part is run again in the backward pass."""
+
+    def __init__(self, model, reentrant):
+        super().__init__()
+        self.model = model
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        below = checkpoint(self.model[:2], x, use_reentrant=self.reentrant)
+        return self.model[2](below)
+
+
+def test_a_marked_loss_of_before_is_none_of_a_reentrant_checkpoints_business():
+    model, (x, loss_fn) = _model(), _batch()
+    x.requires_grad_()
+    marked = sg.loss(_loss(model, x, loss_fn))
+    marked.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    _loss(Parted(model, True), x, loss_fn).backward()
+    assert_close(gradients(model), expected)
+    assert marked.requires_grad  # it is still there
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpoints_follow_or_say_that_they_cannot(reentrant):
-    class Parted(nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.model = model
-
-        def forward(self, x):
-            below = checkpoint(self.model[:2], x, use_reentrant=reentrant)
-            return self.model[2](below)
-
     model, (x, loss_fn) = _model(), _batch()
     x.requires_grad_()
     (4 * sg.loss(_loss(model, x, loss_fn))).backward()
     expected = gradients(model)
     model.zero_grad()
-    loss = 4 * sg.loss(_loss(Parted(model), x, loss_fn))
+    loss = 4 * sg.loss(_loss(Parted(model, reentrant), x, loss_fn))
     if reentrant:
         with pytest.raises(LockingError, match=r"interface '1'.*use_reentrant=False"):
             loss.backward()
