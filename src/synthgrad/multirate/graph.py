@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from synthgrad import _checks
+from synthgrad._extra_state import packed, unpacked
 from synthgrad._finite import are_finite
 from synthgrad._nest import floating, transform
 from synthgrad._sandbox import Statistics
@@ -17,11 +20,10 @@ from synthgrad._values import losses as shown
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
 from synthgrad.errors import ArgumentError, LockingError, NonFiniteError
-from synthgrad.multirate.carried import Carried
-from synthgrad.multirate.nodes import Node, Ticked, first_ticks
-from synthgrad.multirate.posts import Post
-from synthgrad.multirate.unrolls import Unroll, check_state, detached
-from synthgrad.schedule.optimizers import MakeOptimizer
+from synthgrad.multirate._edge import Edge, Post
+from synthgrad.multirate._unroll import Unroll, check_state, detached, settled
+from synthgrad.multirate.nodes import Node, Ticked, first_ticks, in_order
+from synthgrad.schedule.optimizers import MakeOptimizer, Optimizers
 
 
 @dataclass
@@ -35,7 +37,7 @@ class _Tick:
     found: dict[str, Tensor] = field(default_factory=dict)
 
 
-class MultiRate(Carried):
+class MultiRate(nn.Module):
     """A directed acyclic graph of modules, each with its own period, updated on its own clock.
 
     At time t = 1, 2, … the nodes whose period divides t tick, senders before receivers. A node runs
@@ -49,8 +51,6 @@ class MultiRate(Carried):
     A node does not tick before each of its inputs has come once, so its first unroll may be shorter
     than the others. A message that is replaced before its receiver ticks for the first time is
     received by nobody. What a node receives is a copy, which it may work on in place.
-
-    In ``eval()`` or without grad :meth:`tick` only runs the graph.
 
     Args:
         nodes: by name.
@@ -80,26 +80,52 @@ class MultiRate(Carried):
         scale: float = 1.0,
         feedback_optimizer: MakeOptimizer | None = None,
     ) -> None:
-        super().__init__(nodes, streams)
+        super().__init__()
+        self.order = in_order(nodes, streams)
+        self.nodes = dict(nodes)
+        self.streams = tuple(streams)
         self.scale = _checks.number("scale", scale)
         _checks.function("optimizer", optimizer)
         _checks.functions(feedback_optimizer=feedback_optimizer)
+        self.time = 0
+        self.updates = dict.fromkeys(self.order, 0)
+        self.members = nn.ModuleList([self.nodes[name].module for name in self.order])
+        self._edges = {
+            (source, name): Edge(f"{source} -> {name}", node.interfaces.get(source))
+            for name, node in self.nodes.items()
+            for source in node.inputs
+            if source in self.nodes
+        }
+        self.interfaces = nn.ModuleList(e.interface for e in self._edges.values() if e.interface)
+        self._unrolls = {name: Unroll() for name in self.order}
         self._statistics = Statistics(self)
         self._first = first_ticks(self.nodes, self.order)
-        interfaces = {key: edge.interface for key, edge in self._edges.items() if edge.interface}
+        self.optimizers = Optimizers()
+        self._make_optimizers(optimizer, feedback_optimizer or optimizer)
+
+    def _make_optimizers(self, optimizer: MakeOptimizer, feedback_optimizer: MakeOptimizer) -> None:
+        """One for each node and each interface, which may share nothing that is updated."""
         owner: dict[nn.Parameter | nn.Module, str] = {}
-        for name in self.order:
-            own = self._own(self.nodes[name].module, name, owner)
-            self.optimizers.make(name, optimizer, own)
-        for (source, name), interface in interfaces.items():
-            label = f"{source} -> {name}"
-            if owner.setdefault(interface.feedback, label) != label:  # it may remember
+
+        def make(label: str, module: nn.Module, optimizer: MakeOptimizer) -> None:
+            own = [parameter for parameter in module.parameters() if parameter.requires_grad]
+            for parameter in own:
+                claim(label, parameter, "a parameter")
+            self.optimizers.make(label, optimizer, own)
+
+        def claim(label: str, thing: nn.Parameter | nn.Module, what: str) -> None:
+            if owner.setdefault(thing, label) != label:
                 raise ArgumentError(
-                    f"{owner[interface.feedback]!r} and {label!r} share an interface or its "
-                    "feedback model; each needs its own"
+                    f"{owner[thing]!r} and {label!r} share {what}; each is updated on its own "
+                    "clock and needs its own"
                 )
-            own = self._own(interface, label, owner)
-            self.optimizers.make(label, feedback_optimizer or optimizer, own)
+
+        for name in self.order:
+            make(name, self.nodes[name].module, optimizer)
+        for edge in self._edges.values():
+            if edge.interface is not None:  # its model may remember
+                claim(edge.label, edge.interface.feedback, "an interface or its feedback model")
+                make(edge.label, edge.interface, feedback_optimizer)
 
     def tick(
         self,
@@ -161,39 +187,37 @@ class MultiRate(Carried):
                 due = [name for name in self.order if self.time % self.nodes[name].period == 0]
                 ticked = [name for name in due if self._run(name, now)]
                 if learns:
-                    self._update([name for name in ticked if self._ends_unroll(name)])
+                    self._update([n for n in ticked if self.time % self.nodes[n].clock == 0])
         except BaseException:
             self._go_back(states, held, learns)
-            if learns:
-                self._statistics.put_back(whole=True)
             raise
         if learns:
             self._statistics.passed()
         return now.found
 
-    @staticmethod
-    def _own(
-        module: nn.Module, name: str, owner: dict[nn.Parameter | nn.Module, str]
-    ) -> list[nn.Parameter]:
-        own = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        for parameter in own:
-            if owner.setdefault(parameter, name) != name:
-                raise ArgumentError(
-                    f"{owner[parameter]!r} and {name!r} share a parameter; what is updated on its "
-                    "own clock needs its own"
-                )
-        return own
+    @property
+    def at_rest(self) -> bool:
+        """Whether every node was just updated, so that there is no graph to lose."""
+        return not any(unroll.ticks for unroll in self._unrolls.values())
+
+    def reset(self) -> None:
+        """Forgets states, messages and what was not updated yet; time begins anew."""
+        self.time = 0
+        self._unrolls = {name: Unroll() for name in self.order}
+        for edge in self._edges.values():
+            edge.held = None
+            edge.forget()
 
     def _run(self, name: str, now: _Tick) -> bool:
         """Runs a node, unless something it hears has not come yet; returns whether it did."""
-        node, unroll = self.nodes[name], self._unrolls[name]
-        if any(s in self.nodes and self._edges[s, name].held is None for s in node.inputs):
+        node, unroll, heard = self.nodes[name], self._unrolls[name], self._heard_by(name)
+        if any(edge.held is None for edge in heard.values()):
             return False
         received = [
-            transform(now.inputs[s], Tensor.clone)
-            if s in self.streams
-            else self._edges[s, name].receive(learns=now.learns)
-            for s in node.inputs
+            heard[source].receive(learns=now.learns)
+            if source in heard
+            else transform(now.inputs[source], Tensor.clone)
+            for source in node.inputs
         ]
         result = node.module(*received, unroll.state)
         if not isinstance(result, Ticked):
@@ -206,23 +230,33 @@ class MultiRate(Carried):
         unroll.state = result.state if now.learns else detached(result.state)
         unroll.ticks += now.learns
         if name in now.losses:
-            loss = _checks.loss(now.losses[name](result.output))
-            loss = shown(loss).mean() if loss.ndim else loss
-            if now.learns:
-                self._check(name, [loss], f"the loss of node {name!r}")
-            now.found[name] = loss.detach()
-            unroll.root(loss)
-        for (source, receiver), edge in self._edges.items():
-            if source != name or not self._is_received(name, receiver):
-                continue
-            if result.message is None:
-                raise LockingError(f"node {name!r} sent no message, and {receiver!r} receives one")
-            error = edge.send(result.message, now.context, learns=now.learns)
-            if error is not None:
-                assert edge.interface is not None
-                edge.interface.check_synthetic(result.message, error)
-                unroll.root(result.message, error * self.scale)
+            self._lose(name, now.losses[name](result.output), now)
+        self._send(name, result.message, now)
         return True
+
+    def _lose(self, name: str, loss: Any, now: _Tick) -> None:
+        """Takes in what a node's loss function returned."""
+        loss = _checks.loss(loss)
+        loss = shown(loss).mean() if loss.ndim else loss
+        if now.learns:
+            self._check(name, [loss], f"the loss of node {name!r}")
+        now.found[name] = loss.detach()
+        self._unrolls[name].root(loss)
+
+    def _send(self, name: str, message: Any, now: _Tick) -> None:
+        """Sends a node's message to all who will receive it."""
+        for (sender, receiver), edge in self._edges.items():
+            if sender != name or not self._is_received(name, receiver):
+                continue
+            if message is None:
+                raise LockingError(f"node {name!r} sent no message, and {receiver!r} receives one")
+            error = edge.send(message, now.context, learns=now.learns)
+            if error is not None:
+                self._unrolls[name].root(message, error * self.scale)
+
+    def _heard_by(self, name: str) -> dict[str, Edge]:
+        """The edges to a node, by sender."""
+        return {s: self._edges[s, name] for s in self.nodes[name].inputs if s in self.nodes}
 
     def _is_received(self, sender: str, receiver: str) -> bool:
         """Whether what is sent now is used before the next message replaces it."""
@@ -230,41 +264,36 @@ class MultiRate(Carried):
         last = self.time + max(0, self.nodes[sender].period - period)
         return last % period == 0 and last >= self._first[receiver]
 
-    def _ends_unroll(self, name: str) -> bool:
-        node = self.nodes[name]
-        return self.time % (node.period * node.unroll) == 0
-
     def _update(self, names: Sequence[str]) -> None:
         """Updates nodes, and the models that predict the errors of what they received."""
-        edges = {
-            name: {s: self._edges[s, name] for s in self.nodes[name].inputs if s in self.nodes}
-            for name in names
-        }
         for name in names:
             self._clear(name)
-            for source in edges[name]:
-                self._clear(f"{source} -> {name}")
+            for edge in self._heard_by(name).values():
+                self._clear(edge.label)
             self._unrolls[name].backward()
         for name in names:  # before anything is stepped
-            for edge in edges[name].values():
+            for edge in self._heard_by(name).values():
                 edge.collect()
             self._check_gradients(name, self.nodes[name].module)
         for name in names:
             unroll = self._unrolls[name]
             if unroll.roots and name in self.optimizers:
                 self.optimizers[name].step()
-            for source, edge in edges[name].items():
+            for source, edge in self._heard_by(name).items():
                 once = self.nodes[name].period >= self.nodes[source].period
-                label = f"{source} -> {name}"
-                if edge.fit(now=once) and label in self.optimizers:
-                    assert edge.interface is not None
-                    self._check_gradients(name, edge.interface.feedback)
-                    self.optimizers[label].step()
+                fitted = edge.fit(now=once)
+                if fitted is not None and edge.label in self.optimizers:
+                    self._check_gradients(name, fitted)
+                    self.optimizers[edge.label].step()
             self.updates[name] += 1
             self._unrolls[name] = Unroll(detached(unroll.state))
 
+    def _clear(self, name: str) -> None:
+        if name in self.optimizers:
+            self.optimizers[name].zero_grad()
+
     def _check(self, name: str, tensors: Sequence[Tensor], what: str) -> None:
-        if self._checks(name) and not are_finite(tensors):
+        if self._is_checked(name) and not are_finite(tensors):
             bad = sum(int((~tensor.isfinite()).sum()) for tensor in tensors)
             raise NonFiniteError(
                 f"{what} has {bad} non-finite values (NaN or infinity) of "
@@ -274,18 +303,14 @@ class MultiRate(Carried):
 
     def _check_gradients(self, name: str, module: nn.Module) -> None:
         grads = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
-        if self._checks(name) and not are_finite(list(grads.values())):
+        if self._is_checked(name) and not are_finite(list(grads.values())):
             bad = next(n for n, grad in grads.items() if not are_finite([grad]))
             self._check(name, [grads[bad]], f"at node {name!r} the gradient of {bad!r}")
 
-    def _checks(self, name: str) -> bool:
+    def _is_checked(self, name: str) -> bool:
         """Whether a node's own losses and gradients are checked: unless its interfaces say no."""
         own = [e.interface for key, e in self._edges.items() if name in key and e.interface]
         return all(interface.check_finite is True for interface in own)
-
-    def _clear(self, name: str) -> None:
-        if name in self.optimizers:
-            self.optimizers[name].zero_grad()
 
     def _go_back(
         self, states: Mapping[str, Any], held: Mapping[Any, Post | None], learns: bool
@@ -297,3 +322,102 @@ class MultiRate(Carried):
             edge.held = held[key]
             if learns:
                 edge.forget()
+        if learns:
+            self._statistics.put_back(whole=True)
+
+    def carried_state(self) -> dict[str, Any]:
+        """Time, carried states, held messages and optimisers.
+
+        Raises:
+            LockingError: a node is in the middle of its unroll.
+        """
+        self._expect_rest("be saved")
+        like = {name: self._like(name) for name in self.order}
+        return {
+            "time": self.time,
+            "updates": dict(self.updates),
+            "states": {name: unroll.state for name, unroll in self._unrolls.items()},
+            "edges": {edge.label: edge.kept() for edge in self._edges.values()},
+            "optimizers": self.optimizers.state_dict(),
+            "like": {name: None if t is None else t.new_empty(0) for name, t in like.items()},
+        }
+
+    def get_extra_state(self) -> Tensor:
+        """:meth:`carried_state` as one tensor (:mod:`synthgrad._extra_state`).
+
+        Raises:
+            LockingError: a node is in the middle of its unroll.
+        """
+        return packed(self.carried_state())
+
+    def set_extra_state(self, state: Any) -> None:
+        """Restores it, on this graph's device and in its precision.
+
+        Args:
+            state: a tensor, or what version 0.1 kept, the dictionary itself.
+
+        Raises:
+            ArgumentError: it cannot be read, as that of an average of several graphs; or it belongs
+                to other nodes, edges or optimisers. Nothing of it was restored.
+        """
+        if isinstance(state, Tensor):
+            try:
+                state = unpacked(state)
+            except ValueError as error:
+                raise ArgumentError(
+                    f"the state of a multi-rate graph cannot be read ({error}); expected that of "
+                    "one graph, as its state_dict() gives it"
+                ) from None
+        edges = {edge.label: (sender, edge) for (sender, _), edge in self._edges.items()}
+        own = {"states": self._unrolls, "edges": edges, "optimizers": self.optimizers}
+        for kind, mine in own.items():
+            if state[kind].keys() != mine.keys():
+                raise ArgumentError(
+                    f"the state has {kind} for {sorted(state[kind])}, expected those of this "
+                    f"graph, {sorted(mine)}"
+                )
+        self.optimizers.load_state_dict(state["optimizers"])
+        self.time, self.updates = state["time"], dict(state["updates"])
+        was = state.get("like", {})
+        for name, kept in state["states"].items():
+            self._unrolls[name] = Unroll(settled(kept, self._like(name), was.get(name)))
+        for label, (sender, edge) in edges.items():
+            kept = settled(state["edges"][label], self._like(sender), was.get(sender))
+            edge.restore(kept)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles.
+
+        Raises:
+            LockingError: a node is in the middle of its unroll.
+        """
+        self._expect_rest("be copied")
+        return self.__dict__
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self._expect_rest("be moved or converted")  # .to(), .double() and the like come here
+        super()._apply(fn, recurse)
+        for unroll in self._unrolls.values():
+            unroll.state = transform(unroll.state, fn)
+        for edge in self._edges.values():
+            edge.restore(transform(edge.kept(), fn))
+        for optimizer in self.optimizers.values():
+            for state in optimizer.state.values():
+                # Optimisers keep their steps where and as they want them.
+                state.update({k: transform(v, fn) for k, v in state.items() if k != "step"})
+        return self
+
+    def _expect_rest(self, to: str) -> None:
+        if not self.at_rest:
+            busy = [name for name, unroll in self._unrolls.items() if unroll.ticks]
+            together = math.lcm(*(node.clock for node in self.nodes.values()))
+            raise LockingError(
+                f"{busy} are in the middle of their unroll at time {self.time}, and a graph cannot "
+                f"{to}; expected a time at which every node was just updated (at_rest), such as "
+                f"the multiples of {together}, or reset()"
+            )
+
+    def _like(self, name: str) -> Tensor | None:
+        """A tensor on the device and in the precision of a node; of another if it has none."""
+        own = self.nodes[name].module.parameters()
+        return next((p for p in chain(own, self.parameters()) if p.is_floating_point()), None)

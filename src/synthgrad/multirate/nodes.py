@@ -48,6 +48,11 @@ class Node:
     unroll: int = 1
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
 
+    @property
+    def clock(self) -> int:
+        """Ticks of the fastest clock between two of its updates."""
+        return self.period * self.unroll
+
 
 def in_order(nodes: Mapping[str, Node], streams: Sequence[str]) -> list[str]:
     """The names of the nodes, each after those that it receives from.

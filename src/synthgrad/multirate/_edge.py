@@ -10,6 +10,7 @@ from torch import Tensor
 
 from synthgrad import _checks
 from synthgrad.errors import ShapeError
+from synthgrad.feedback import Feedback
 from synthgrad.interface import Interface
 
 
@@ -35,26 +36,28 @@ class Post:
         self.uses.append(use)
         return use.clone()  # no leaf, and memory of its own: the receiver may work in place
 
-    def collect(self) -> bool:
-        """Adds up what the receiver's backward pass left at the uses; returns whether any did."""
+    def collect(self) -> Tensor | None:
+        """Adds up what the receiver's backward pass left at the uses; None for nothing."""
         found = [use.grad for use in self.uses if use.grad is not None]
         for grad in found:
             self.delta = grad if self.delta is None else self.delta + grad
         self.uses = []
-        return bool(found)
+        return self.delta if found else None
 
 
 class Edge:
     """From a sender to a receiver.
 
     Args:
+        label: what it is called, "sender -> receiver".
         interface: predicts the error of the sender's messages; None to send none back.
 
     Attributes:
         held: the newest message; None before the first.
     """
 
-    def __init__(self, interface: Interface | None) -> None:
+    def __init__(self, label: str, interface: Interface | None) -> None:
+        self.label = label
         self.interface = interface
         self.held: Post | None = None
         self._waiting: list[Post] = []
@@ -69,6 +72,11 @@ class Edge:
 
         Returns:
             The synthetic error for the sender, on the scale that autograd carries; None for none.
+
+        Raises:
+            ShapeError: the message is no tensor, or none that an error can be predicted for.
+            LockingError: ``lambda_`` of the interface is not 0.
+            NonFiniteError: the synthetic error holds NaN or infinity.
         """
         if self.interface is not None:
             _checks.dense("a message", h)
@@ -79,15 +87,15 @@ class Edge:
             return None
         self._waiting.append(self.held)
         with torch.no_grad():
-            return self.interface.unlocked_call(h, context).synthetic
+            error = self.interface.unlocked_call(h, context).synthetic
+        self.interface.check_synthetic(h, error)
+        return error
 
-    def receive(self, *, learns: bool) -> Tensor | None:
-        """The message for the receiver, which may work on it in place; None before the first."""
-        if self.held is None:
-            return None
-        if learns and self.held in self._waiting:
-            return self.held.take()
-        return self.held.message.clone()
+    def receive(self, *, learns: bool) -> Tensor:
+        """The message that is held, for the receiver, which may work on it in place."""
+        assert self.held is not None
+        awaited = learns and self.held in self._waiting
+        return self.held.take() if awaited else self.held.message.clone()
 
     def collect(self) -> None:
         """After the receiver's backward pass: takes in the errors that it left.
@@ -96,29 +104,28 @@ class Edge:
             NonFiniteError: one holds NaN or infinity.
         """
         for post in self._waiting:
-            if post.collect() and self.interface is not None and post.delta is not None:
-                self.interface.check(post.delta)
+            delta = post.collect()
+            if delta is not None and self.interface is not None:
+                self.interface.check(delta)
 
-    def fit(self, *, now: bool) -> bool:
+    def fit(self, *, now: bool) -> Feedback | None:
         """Fits the feedback model to every whole error.
 
         Args:
             now: the held message will not be used again, although none has replaced it yet.
 
         Returns:
-            Whether there was any.
+            The feedback model, where there was any.
         """
         if self.interface is None:
-            return False
+            return None
         done = [post for post in self._waiting if now or post is not self.held]
         self._waiting = [post for post in self._waiting if post not in done]
-        fitted = False
-        for post in done:
-            if post.delta is not None:
-                call = self.interface.call(post.message, post.context)
-                self.interface.hand_over(post.message, call).backward(post.delta)
-                fitted = True
-        return fitted
+        answered = [post for post in done if post.delta is not None]
+        for post in answered:
+            call = self.interface.call(post.message, post.context)
+            self.interface.hand_over(post.message, call).backward(post.delta)
+        return self.interface.feedback if answered else None
 
     def forget(self) -> None:
         """Awaits no error any more."""

@@ -21,25 +21,24 @@ class Unroll:
     Attributes:
         state: what its next tick starts from.
         ticks: how many there were.
-        roots: where its backward pass starts: losses, and messages with a synthetic error.
-        errors: what it starts with there; None for a loss.
+        roots: where its backward pass starts, and with which error: losses (None), and messages
+            with their synthetic errors.
     """
 
     state: Any = None
     ticks: int = 0
-    roots: list[Tensor] = field(default_factory=list)
-    errors: list[Tensor | None] = field(default_factory=list)
+    roots: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
 
     def root(self, tensor: Tensor, error: Tensor | None = None) -> None:
         """Notes where the backward pass starts, unless nothing leads there."""
         if tensor.requires_grad:
-            self.roots.append(tensor)
-            self.errors.append(error)
+            self.roots.append((tensor, error))
 
     def backward(self) -> None:
         """The backward pass through all these ticks."""
         if self.roots:
-            torch.autograd.backward(self.roots, self.errors)
+            tensors, errors = zip(*self.roots, strict=True)
+            torch.autograd.backward(tensors, errors)
 
 
 def check_state(state: Any, node: str) -> None:
