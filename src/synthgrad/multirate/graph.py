@@ -66,9 +66,10 @@ class MultiRate(nn.Module):
         updates: how often each node has been updated, by name.
 
     Raises:
-        ArgumentError: the nodes form a cycle, periods do not divide each other, an input is
-            unknown, an interface is none or its model is not fitted to errors, or two nodes share
-            a parameter, an interface or a feedback model; says which. Or ``scale`` is not finite.
+        ArgumentError: the nodes form a cycle, periods do not divide each other or are no positive
+            integers, an input is unknown, an interface is none, is no input's or its model is not
+            fitted to errors, or two nodes share a parameter, an interface or a feedback model; says
+            which. Or ``scale`` is not finite.
     """
 
     def __init__(
@@ -187,7 +188,7 @@ class MultiRate(nn.Module):
                 due = [name for name in self.order if self.time % self.nodes[name].period == 0]
                 ticked = [name for name in due if self._run(name, now)]
                 if learns:
-                    self._update([n for n in ticked if self.time % self.nodes[n].clock == 0])
+                    self._update(ticked)
         except BaseException:
             self._go_back(states, held, learns)
             raise
@@ -226,20 +227,21 @@ class MultiRate(nn.Module):
             )
         check_state(result.state, name)
         if now.learns:
-            self._check(name, floating(result.state), f"the state that node {name!r} returned")
+            state = enumerate(floating(result.state))
+            self._check(name, {f"tensor {i} of the state of node {name!r}": t for i, t in state})
         unroll.state = result.state if now.learns else detached(result.state)
         unroll.ticks += now.learns
         if name in now.losses:
-            self._lose(name, now.losses[name](result.output), now)
+            self._take_loss(name, now.losses[name](result.output), now)
         self._send(name, result.message, now)
         return True
 
-    def _lose(self, name: str, loss: Any, now: _Tick) -> None:
+    def _take_loss(self, name: str, loss: Any, now: _Tick) -> None:
         """Takes in what a node's loss function returned."""
         loss = _checks.loss(loss)
         loss = shown(loss).mean() if loss.ndim else loss
         if now.learns:
-            self._check(name, [loss], f"the loss of node {name!r}")
+            self._check(name, {f"the loss of node {name!r}": loss})
         now.found[name] = loss.detach()
         self._unrolls[name].root(loss)
 
@@ -264,53 +266,42 @@ class MultiRate(nn.Module):
         last = self.time + max(0, self.nodes[sender].period - period)
         return last % period == 0 and last >= self._first[receiver]
 
-    def _update(self, names: Sequence[str]) -> None:
-        """Updates nodes, and the models that predict the errors of what they received."""
+    def _update(self, ticked: Sequence[str]) -> None:
+        """Updates nodes whose unroll ends, and the models of the errors of what they received."""
+        nodes = self.nodes
+        names = [n for n in ticked if self.time % (nodes[n].period * nodes[n].unroll) == 0]
         for name in names:
-            self._clear(name)
-            for edge in self._heard_by(name).values():
-                self._clear(edge.label)
+            for label in (name, *(edge.label for edge in self._heard_by(name).values())):
+                if label in self.optimizers:
+                    self.optimizers[label].zero_grad()
             self._unrolls[name].backward()
         for name in names:  # before anything is stepped
             for edge in self._heard_by(name).values():
                 edge.collect()
-            self._check_gradients(name, self.nodes[name].module)
+            self._check(name, _gradients(name, nodes[name].module))
         for name in names:
             unroll = self._unrolls[name]
             if unroll.roots and name in self.optimizers:
                 self.optimizers[name].step()
             for source, edge in self._heard_by(name).items():
-                once = self.nodes[name].period >= self.nodes[source].period
+                once = nodes[name].period >= nodes[source].period
                 fitted = edge.fit(now=once)
                 if fitted is not None and edge.label in self.optimizers:
-                    self._check_gradients(name, fitted)
+                    self._check(name, _gradients(name, fitted))
                     self.optimizers[edge.label].step()
             self.updates[name] += 1
             self._unrolls[name] = Unroll(detached(unroll.state))
 
-    def _clear(self, name: str) -> None:
-        if name in self.optimizers:
-            self.optimizers[name].zero_grad()
-
-    def _check(self, name: str, tensors: Sequence[Tensor], what: str) -> None:
-        if self._is_checked(name) and not are_finite(tensors):
-            bad = sum(int((~tensor.isfinite()).sum()) for tensor in tensors)
+    def _check(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Refuses NaN and infinity at a node, unless one of its interfaces says not to look."""
+        own = [edge.interface for key, edge in self._edges.items() if name in key]
+        looks = all(interface is None or interface.check_finite is True for interface in own)
+        if looks and not are_finite(list(tensors.values())):
+            what, bad = next((w, t) for w, t in tensors.items() if not are_finite([t]))
             raise NonFiniteError(
-                f"{what} has {bad} non-finite values (NaN or infinity) of "
-                f"{sum(tensor.numel() for tensor in tensors)}; expected finite ones. Nothing was "
-                "updated with it"
+                f"{what} has {int((~bad.isfinite()).sum())} non-finite values (NaN or infinity) of "
+                f"{bad.numel()}; expected finite ones. Nothing was updated with it"
             )
-
-    def _check_gradients(self, name: str, module: nn.Module) -> None:
-        grads = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
-        if self._is_checked(name) and not are_finite(list(grads.values())):
-            bad = next(n for n, grad in grads.items() if not are_finite([grad]))
-            self._check(name, [grads[bad]], f"at node {name!r} the gradient of {bad!r}")
-
-    def _is_checked(self, name: str) -> bool:
-        """Whether a node's own losses and gradients are checked: unless its interfaces say no."""
-        own = [e.interface for key, e in self._edges.items() if name in key and e.interface]
-        return all(interface.check_finite is True for interface in own)
 
     def _go_back(
         self, states: Mapping[str, Any], held: Mapping[Any, Post | None], learns: bool
@@ -343,11 +334,7 @@ class MultiRate(nn.Module):
         }
 
     def get_extra_state(self) -> Tensor:
-        """:meth:`carried_state` as one tensor (:mod:`synthgrad._extra_state`).
-
-        Raises:
-            LockingError: a node is in the middle of its unroll.
-        """
+        """:meth:`carried_state` as one tensor (:mod:`synthgrad._extra_state`)."""
         return packed(self.carried_state())
 
     def set_extra_state(self, state: Any) -> None:
@@ -386,11 +373,7 @@ class MultiRate(nn.Module):
             edge.restore(kept)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles.
-
-        Raises:
-            LockingError: a node is in the middle of its unroll.
-        """
+        """For copies and pickles; at rest alone."""
         self._expect_rest("be copied")
         return self.__dict__
 
@@ -410,7 +393,7 @@ class MultiRate(nn.Module):
     def _expect_rest(self, to: str) -> None:
         if not self.at_rest:
             busy = [name for name, unroll in self._unrolls.items() if unroll.ticks]
-            together = math.lcm(*(node.clock for node in self.nodes.values()))
+            together = math.lcm(*(node.period * node.unroll for node in self.nodes.values()))
             raise LockingError(
                 f"{busy} are in the middle of their unroll at time {self.time}, and a graph cannot "
                 f"{to}; expected a time at which every node was just updated (at_rest), such as "
@@ -421,3 +404,10 @@ class MultiRate(nn.Module):
         """A tensor on the device and in the precision of a node; of another if it has none."""
         own = self.nodes[name].module.parameters()
         return next((p for p in chain(own, self.parameters()) if p.is_floating_point()), None)
+
+
+def _gradients(name: str, module: nn.Module) -> dict[str, Tensor]:
+    """What a module at a node is about to be updated with, by what it is."""
+    parameters = module.named_parameters()
+    where = f"at node {name!r} the gradient of"
+    return {f"{where} {n!r}": p.grad for n, p in parameters if p.grad is not None}

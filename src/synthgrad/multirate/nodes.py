@@ -48,20 +48,12 @@ class Node:
     unroll: int = 1
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
 
-    @property
-    def clock(self) -> int:
-        """Ticks of the fastest clock between two of its updates."""
-        return self.period * self.unroll
-
 
 def in_order(nodes: Mapping[str, Node], streams: Sequence[str]) -> list[str]:
     """The names of the nodes, each after those that it receives from.
 
     Raises:
-        ArgumentError: a period or an unroll is no positive integer; an input is neither a node nor
-            a stream, or has an interface and is no node; an interface is none, or its feedback
-            model is not fitted to errors; the nodes form a cycle; or the periods of two that are
-            joined do not divide each other.
+        ArgumentError: they make no graph, as :class:`MultiRate` says.
     """
     _check_names("streams", streams)
     _checks.mapping("nodes", nodes)
