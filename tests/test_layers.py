@@ -24,6 +24,7 @@ ORDER = [
     "feedback",
     "_values",
     "_nest",
+    "_prediction",
     "_guards",
     "call",
     "interface",

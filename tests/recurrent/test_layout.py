@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthgrad.errors import ArgumentError, ShapeError
-from synthgrad.recurrent.layout import layout
+from synthgrad.recurrent._state import layout
 
 sizes = st.lists(st.integers(1, 3), max_size=3)
 

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from synthgrad import _checks
 from synthgrad._nest import every, transform
+from synthgrad.errors import ArgumentError, ShapeError
+from synthgrad.feedback import Feedback, Regression
 
 
 @dataclass
@@ -30,6 +33,28 @@ class Waiting:
     inputs: Any
     ended: Tensor | None
     state: str
+
+    def messages_by(self, last_core: Callable[..., Tensor]) -> Tensor:
+        """The messages; those that the core computes again carry its graph.
+
+        Args:
+            last_core: returns the last step's, ``"batch *message"``; or those of all steps.
+
+        Raises:
+            ShapeError: it returns neither.
+        """
+        kept, again = self.messages, last_core(*self.inputs)
+        if again.shape == kept.shape:
+            return again.to(kept.dtype)
+        if again.shape == kept.shape[1:]:
+            again = again.to(kept.dtype).unsqueeze(0)
+            # torch.compile fails on an empty part.
+            return again if len(kept) == 1 else torch.cat([kept[:-1], again])
+        raise ShapeError(
+            f"last_core must return the message it returned in the chunk before, "
+            f"{tuple(kept.shape[1:])}, or those of all steps, {tuple(kept.shape)}; it returned "
+            f"{tuple(again.shape)}"
+        )
 
 
 class Pending:
@@ -102,3 +127,45 @@ def _keep_one(place: Tensor | None, tensor: Tensor) -> Tensor:
     if place is not None and (place.shape, place.dtype, place.device) == kind:
         return place.copy_(tensor)
     return tensor.detach().clone()
+
+
+def check_last_core(
+    last_core: Any, feedback_into_core: bool, feedback: Feedback, auxiliary: Feedback | None
+) -> None:
+    """Refuses options that need each other.
+
+    Raises:
+        ArgumentError: M's error shall flow into the core and cannot; or nothing would flow there.
+    """
+    _checks.functions(last_core=last_core)
+    _checks.flag("feedback_into_core", feedback_into_core)
+    if feedback_into_core and last_core is None:
+        raise ArgumentError(
+            "feedback_into_core=True needs last_core, a function that computes the last message "
+            "again: the graph of the one that was sent is gone when its error arrives"
+        )
+    if feedback_into_core and not isinstance(feedback, Regression):
+        raise ArgumentError(
+            "feedback_into_core=True needs a feedback model fitted by regression, got "
+            f"{type(feedback).__name__}"
+        )
+    if last_core is not None and not feedback_into_core and auxiliary is None:
+        raise ArgumentError(
+            "last_core carries regression errors into the core; without an auxiliary model and "
+            "with feedback_into_core=False there is none"
+        )
+
+
+def check_inputs(inputs: Any, last_core: Any) -> None:
+    """Refuses inputs without a core that takes them, and a core without inputs.
+
+    Raises:
+        ArgumentError: one of them is missing, or ``inputs`` is no tuple.
+    """
+    if last_core is None and inputs is not None:
+        raise ArgumentError("inputs are those of last_core, and this interface has none")
+    if last_core is not None and not isinstance(inputs, tuple):
+        raise ArgumentError(
+            "end() needs inputs=(...), a tuple of the arguments of last_core at the chunk's last "
+            f"step; got {type(inputs).__name__}"
+        )

@@ -1,33 +1,38 @@
-"""The bridge over the boundary of a truncated unroll."""
+"""The interface over the boundary of a truncated unroll."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from itertools import chain
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from synthgrad import _guards
-from synthgrad._graph import current_walk
-from synthgrad._nest import describe, floating, with_floating
+from synthgrad import _checks, _guards
+from synthgrad._extra_state import packed, unpacked
+from synthgrad._prediction import Prediction
 from synthgrad.context import current_context
-from synthgrad.errors import LockingError, NonFiniteError
+from synthgrad.errors import (
+    ArgumentError,
+    LockingError,
+    NonFiniteError,
+    ShapeError,
+    SynthgradWarning,
+    about,
+)
 from synthgrad.feedback import Feedback
 from synthgrad.functional import check_lambda, per_loss
-from synthgrad.recurrent import arguments
-from synthgrad.recurrent.arguments import naming
-from synthgrad.recurrent.boundary import Chunk, consume
-from synthgrad.recurrent.configured import Configured
-from synthgrad.recurrent.episodes import mask_of, refresh
-from synthgrad.recurrent.fit import Fit, predict, wide
-from synthgrad.recurrent.layout import layout
-from synthgrad.recurrent.opened import Opened
-from synthgrad.recurrent.pending import Waiting
+from synthgrad.recurrent import _auxiliary
+from synthgrad.recurrent._chunk import Chunk, Crossing, consume, predict_rows
+from synthgrad.recurrent._memory import Pending, Waiting, check_inputs, check_last_core
+from synthgrad.recurrent._state import BatchDim, State, check_batch_dim, either, mask_of
+from synthgrad.recurrent.explained import Explained
 
 
-class RecurrentInterface(Configured):
+class RecurrentInterface(nn.Module):
     r"""Bridges the boundaries of truncated BPTT with a synthetic gradient (2.1, fig. 2 and 10).
 
     A core runs T steps at a time. Beyond a chunk's end the error of the state :math:`h` is not
@@ -70,8 +75,8 @@ class RecurrentInterface(Configured):
         scale: what the synthetic error is multiplied by where it is consumed; may be changed at
             any time. At 0 this is truncated BPTT, while M is fitted already.
         auxiliary: A, a model of the same widths as M, which predicts at each step what M will say
-            T steps later (:mod:`synthgrad.recurrent.ahead`); :meth:`end` then wants the
-            messages of all ``steps``. Its error reaches the core through ``last_core`` only.
+            T steps later (section 2.1, fig. 2 b); :meth:`end` then wants the messages of all
+            ``steps``. Its error reaches the core through ``last_core`` only.
         last_core: computes the message of a chunk's last step again, from the ``inputs`` given to
             :meth:`end`: one more core, T + 1 instead of T, and no second pass (fig. 10). It may
             return the messages of all T steps instead: then the auxiliary error of each reaches
@@ -108,17 +113,26 @@ class RecurrentInterface(Configured):
         name: str | None = None,
         check_finite: bool = True,
     ) -> None:
-        super().__init__(
-            feedback,
-            scale,
-            auxiliary,
-            last_core,
-            feedback_into_core,
-            reduction,
-            batch_dim,
-            name,
-            check_finite,
-        )
+        super().__init__()
+        _check_model("feedback", feedback)
+        if auxiliary is not None:
+            _check_model("auxiliary", auxiliary)
+            _auxiliary.check_regression(auxiliary)
+        self.reduction = _checks.word("reduction", reduction, ("mean", "sum"))
+        self.name = None if name is None else _checks.text("name", name)
+        self.feedback = feedback
+        self.auxiliary = auxiliary
+        self.scale = scale
+        check_last_core(last_core, feedback_into_core, feedback, auxiliary)
+        self._last_core = (last_core,)  # in a tuple: the core is no part of this module
+        self.feedback_into_core = feedback_into_core
+        self.batch_dim: BatchDim = check_batch_dim(batch_dim)
+        self.check_finite = _checks.flag("check_finite", check_finite)
+        self.explained = {kind: Explained() for kind in ("boundary", "inside", "auxiliary")}
+        # What waits is no buffer: its shapes come with the first message, and a data-parallel
+        # wrapper would overwrite each rank's with those of the first.
+        self._pending = Pending()
+        self._open: Chunk | None = None
         self._last: Chunk | None = None
         self.record = _guards.watch(self)
 
@@ -144,28 +158,32 @@ class RecurrentInterface(Configured):
                 ``ended`` or ``fresh`` do not fit it.
             ArgumentError: ``fresh`` without ``ended``.
         """
-        with naming(self):
-            tensors = [tensor.detach() for tensor in arguments.check_state(state)]
+        with about(self._label):
+            parsed = State(state, self.batch_dim)
+            parsed.exchange([tensor.detach() for tensor in parsed.floating])
             self.record.bypassed = not self.training and torch.is_grad_enabled()
             if not self._is_learning():
-                return refresh(with_floating(state, tensors), ended, fresh, self.batch_dim)
-            self._refuse_recomputation()
+                parsed.refresh(ended, fresh)
+                return parsed.nest
+            if self._last is not None:
+                self._last.refuse_second_run()
             if self._open is not None:
                 raise LockingError(
                     "begin() was called twice without end() between; expected begin(), T steps, "
                     "end(). To give the open chunk up, call reset()"
                 )
-            opened = Opened(self, describe(state))
-            tensors = [tensor.requires_grad_() for tensor in tensors]
+            chunk = Chunk(parsed.form)
+            for tensor in parsed.floating:
+                tensor.requires_grad_()
             waiting = self._pending.look()
             if waiting is not None:
-                arguments.check_same(state, waiting.state, "the chunk before ended with")
-                tensors = opened.answer(waiting, tensors, ended)
-            state = refresh(with_floating(state, tensors), ended, fresh, self.batch_dim)
-        for tensor in floating(state):
+                parsed.expect(waiting.state, "the chunk before ended with")
+                self._answer_last(waiting, parsed, chunk, ended)
+            parsed.refresh(ended, fresh)
+        for tensor in parsed.floating:
             tensor.retain_grad()
-        self._open = opened
-        return state
+        self._open = chunk
+        return parsed.nest
 
     def end(
         self,
@@ -200,38 +218,39 @@ class RecurrentInterface(Configured):
             ShapeError: the state differs from what the chunk began with, or M does not suit it.
             ArgumentError: ``inputs`` or ``steps`` are missing, or of no use.
         """
-        with naming(self):
-            arguments.check_message(message)
+        with about(self._label):
+            _check_message(message)
             if not self._is_learning():
                 return message.new_zeros(())
-            opened, tensors = self._opened("end", state)
-            if not any(tensor.requires_grad for tensor in tensors):
-                raise LockingError(
-                    "no tensor of the state given to end() requires grad, so no error can come "
-                    "back to it; expected the core's state, not a detached one"
-                )
-            _guards.note_run(self.record, next(t for t in tensors if t.requires_grad))
-            arguments.check_inputs(inputs, self.last_core)
-            messages = arguments.check_steps(message, steps, self.auxiliary)
+            chunk, parsed = self._expect_open("end", state)
+            self._note_run(parsed)
+            check_inputs(inputs, self.last_core)
+            messages = _auxiliary.check_steps(message, steps, self.auxiliary)
             mask = mask_of(ended, len(message), message.device)
             context = current_context() if context is None else context
-            arranged = layout(tensors, len(message), self.batch_dim)
+            layout = parsed.layout(len(message))
             with torch.no_grad():
-                predicted = predict(self.feedback, message.detach(), context, arranged.width)
+                predicted = predict_rows(self.feedback, message.detach(), context, layout.width)
             torch.clear_autocast_cache()  # torch 2.6 would fit weights cast here, without a graph
-            predicted = wide(predicted)
             self._refuse_non_finite(predicted, message)
             error = None
             if self.scale != 0 and ended is not True:
                 error = per_loss(predicted, self.reduction) * self.scale
                 error = error if mask is None else error.masked_fill(mask.unsqueeze(1), 0)
-            scalar = consume(tensors, opened.chunk, arranged, error)
-            if (loss := opened.ahead(messages, context, predicted)) is not None:
-                scalar = scalar + (loss - loss.detach())
-        opened.chunk.has_end = True
-        self._last = opened.chunk
-        self._pending.keep(Waiting(messages, context, inputs, mask, opened.state))
-        self._open = None
+            scalar = consume(parsed.floating, chunk, layout, error)
+            if self.auxiliary is not None:
+                scalar = scalar + _auxiliary.zero(
+                    self.auxiliary,
+                    self.feedback,
+                    chunk,
+                    messages,
+                    context,
+                    predicted,
+                    self.explained["auxiliary"],
+                )
+        chunk.has_end = True
+        self._last, self._open = chunk, None
+        self._pending.keep(Waiting(messages, context, inputs, mask, chunk.form))
         return scalar
 
     def between(self, state: Any, message: Tensor, lambda_: float, *, context: Any = None) -> Any:
@@ -261,42 +280,89 @@ class RecurrentInterface(Configured):
             LockingError: no chunk is open.
             ShapeError, ArgumentError: as for :meth:`end`; or ``lambda_`` is outside [0, 1].
         """
-        with naming(self):
-            arguments.check_message(message)
+        with about(self._label):
+            _check_message(message)
             check_lambda(lambda_)
             if not self._is_learning():
                 return state
-            opened, tensors = self._opened("between", state)
-            fit = Fit(
-                self,
-                opened.chunk,
-                layout(tensors, len(message), self.batch_dim),
-                message if self.feedback_into_core else message.detach(),
-                current_context() if context is None else context,
-                lambda_=lambda_,
-                kind="inside",
-                expectation=_guards.expect(cast(Any, self)),
-            )
-        return with_floating(state, fit.pass_on(tensors))
-
-    def count_step(self) -> None:
-        """An optimiser of the feedback model steps; nothing here depends on how often."""
-
-    def sender(self) -> None:
-        """It cuts no one module's output."""
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """In a copy, or in another process, optimisers look at it as well."""
-        super().__setstate__(state)
-        self.record = _guards.watch(self)
+            chunk, parsed = self._expect_open("between", state)
+            message = message if self.feedback_into_core else message.detach()
+            context = current_context() if context is None else context
+            self._cross(parsed, chunk, message, context, kind="inside", lambda_=lambda_)
+        return parsed.nest
 
     def reset(self) -> None:
         """Forgets the last chunk's predictions and any open chunk; what was learned stays."""
         self._pending.drop()
         self._open = self._last = None
 
+    def _answer_last(
+        self, waiting: Waiting, state: State, chunk: Chunk, ended: Tensor | bool
+    ) -> None:
+        """Predicts the last chunk's error again, for the real one will arrive in this chunk."""
+        messages = waiting.messages
+        if self.last_core is not None:
+            messages = waiting.messages_by(self.last_core)
+        message = messages[-1] if self.feedback_into_core else waiting.messages[-1]
+        chunk.ended = either(waiting.ended, mask_of(ended, len(message), message.device))
+        if self.auxiliary is not None:
+            chunk.before = (messages, waiting.context)
+        self._cross(state, chunk, message, waiting.context, kind="boundary", ended=chunk.ended)
+
+    def _cross(
+        self,
+        state: State,
+        chunk: Chunk,
+        message: Tensor,
+        context: Any,
+        *,
+        kind: str,
+        ended: Tensor | None = None,
+        lambda_: float | None = None,
+    ) -> None:
+        """Predicts the error of a state, and answers the real one when it comes back for it."""
+        layout = state.layout(len(message))
+        own = self.feedback.dtype or message.dtype
+        dtype = torch.promote_types(torch.promote_types(message.dtype, own), torch.float32)
+        record, expectation = self.record, _guards.expect(self)
+
+        def arrived() -> None:
+            record.answered = expectation.served = True
+
+        crossing = Crossing(
+            Prediction(self.feedback, message, context, self.reduction, dtype, width=layout.width),
+            chunk,
+            layout,
+            self._label,
+            self.explained[kind],
+            self.reduction,
+            self.check_finite,
+            arrived,
+            ended,
+            lambda_,
+            self.scale,
+        )
+        state.exchange(crossing.pass_on(state.floating))
+
     def _is_learning(self) -> bool:
         return self.training and torch.is_grad_enabled()
+
+    def _expect_open(self, call: str, state: Any) -> tuple[Chunk, State]:
+        """The open chunk, and a state that belongs to it."""
+        if self._open is None:
+            raise LockingError(f"{call}() was called without begin(); expected begin(), T steps")
+        parsed = State(state, self.batch_dim)
+        parsed.expect(self._open.form, "the chunk began with")
+        return self._open, parsed
+
+    def _note_run(self, state: State) -> None:
+        learning = [tensor for tensor in state.floating if tensor.requires_grad]
+        if not learning:
+            raise LockingError(
+                "no tensor of the state given to end() requires grad, so no error can come "
+                "back to it; expected the core's state, not a detached one"
+            )
+        _guards.note_run(self.record, learning[0])
 
     def _refuse_non_finite(self, predicted: Tensor, message: Tensor) -> None:
         """Gives a chunk up whose prediction is not finite; what waits for it goes on waiting."""
@@ -305,27 +371,126 @@ class RecurrentInterface(Configured):
         if not math.isfinite(predicted.sum().item()) and not predicted.isfinite().all():
             self._open = None
             raise NonFiniteError(
-                f"{self.label}: the prediction from a message of shape {tuple(message.shape)} has "
+                f"the prediction from a message of shape {tuple(message.shape)} has "
                 f"{int((~predicted.isfinite()).sum())} non-finite values (NaN or infinity), the "
                 f"message itself {int((~message.isfinite()).sum())}; expected finite ones. The "
                 "chunk is given up, and nothing of it is kept: begin() goes on from the one before."
             )
 
-    def _refuse_recomputation(self) -> None:
-        """Torch's checkpoint runs a chunk again in its own backward pass, after its end()."""
-        walk, last = current_walk(), self._last
-        if walk is not None and last is not None and last.walk in (None, walk):
-            raise LockingError(
-                "begin() was called in the backward pass of a chunk that has ended already, as "
-                "torch.utils.checkpoint does with use_reentrant=False around begin() and end(). "
-                "What that chunk began with is gone; checkpoint the core alone, or with "
-                "use_reentrant=True"
-            )
+    @property
+    def scale(self) -> float:
+        """What the synthetic error is multiplied by where it is consumed.
 
-    def _opened(self, call: str, state: Any) -> tuple[Opened, list[Tensor]]:
-        """The open chunk, and the tensors of a state that belongs to it."""
-        if self._open is None:
-            raise LockingError(f"{call}() was called without begin(); expected begin(), T steps")
-        tensors = arguments.check_state(state)
-        arguments.check_same(state, self._open.state, "the chunk began with")
-        return self._open, tensors
+        Raises:
+            ArgumentError: it is set to something else than a finite number of at least 0.
+        """
+        return self._scale
+
+    @scale.setter
+    def scale(self, scale: float) -> None:
+        with about(self._label):
+            _checks.number("scale", scale, 0)
+        self._scale = scale
+
+    @property
+    def last_core(self) -> Callable[..., Tensor] | None:
+        """Computes the message of a chunk's last step again."""
+        return self._last_core[0]
+
+    @property
+    def label(self) -> str:
+        """How error messages call this interface."""
+        return self._label()
+
+    def _label(self) -> str:
+        if self.name is not None:
+            return f"recurrent interface {self.name!r}"
+        return f"recurrent interface {type(self.feedback).__name__}({self.feedback.extra_repr()})"
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        name = "" if self.name is None else f"{self.name!r}, "
+        return f"{name}scale={self.scale}, reduction={self.reduction!r}"
+
+    def count_step(self) -> None:
+        """An optimiser of the feedback model steps; nothing here depends on how often."""
+
+    def sender(self) -> None:
+        """It cuts no one module's output."""
+
+    def carried_state(self) -> dict[str, Any]:
+        """A copy of all that the next chunk depends on; plain containers and tensors."""
+        return {
+            "pending": self._pending.state(),
+            "explained": {kind: count.state() for kind, count in self.explained.items()},
+        }
+
+    def get_extra_state(self) -> Tensor:
+        """:meth:`carried_state` as one tensor (:mod:`synthgrad._extra_state`)."""
+        return packed(self.carried_state())
+
+    def set_extra_state(self, state: Any) -> None:
+        """Goes on from what :meth:`get_extra_state` returned, on the device of the model.
+
+        A chunk that is open began with something else, and is given up. What an average of several
+        states carried is nothing: it warns, and begins afresh.
+
+        Args:
+            state: a tensor, or what version 0.1 kept, the dictionary itself.
+        """
+        self._open = None
+        if isinstance(state, Tensor):
+            try:
+                state = unpacked(state)
+            except ValueError as error:
+                warnings.warn(
+                    f"the state of a recurrent interface cannot be read ({error}), as that of an "
+                    "average of several models; it goes on as after reset()",
+                    SynthgradWarning,
+                    stacklevel=2,
+                )
+                self._pending.drop()
+                return
+        device = next((t.device for t in chain(self.parameters(), self.buffers())), None)
+        self._pending.restore(state["pending"], device)
+        for kind, count in self.explained.items():
+            count.restore(state["explained"][kind], device)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a copy, or in another process, optimisers look at it as well."""
+        super().__setstate__(state)
+        self.record = _guards.watch(self)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        self._pending.apply(fn)  # .to(), .double() and the like all come through here
+        return super()._apply(fn, recurse)
+
+
+def _check_message(message: Any) -> None:
+    """Refuses what no feedback model can see.
+
+    Raises:
+        ShapeError: it is not one floating-point tensor with a batch.
+    """
+    if not _checks.is_dense(message) or message.ndim < 2:
+        raise ShapeError(
+            "a message is one dense floating-point tensor (batch, ...), got "
+            f"{_checks.came(message)}"
+        )
+
+
+def _check_model(role: str, model: Any) -> None:
+    """Refuses a model that cannot predict the error of a state.
+
+    Raises:
+        ArgumentError: it is no feedback model, or is fitted to values of the loss.
+    """
+    if not isinstance(model, Feedback):
+        raise ArgumentError(
+            f"{role} must be a synthgrad.feedback.Feedback, got {type(model).__name__}"
+        )
+    if model.fitted_to != "error":
+        raise ArgumentError(
+            f"{role} must be fitted to errors; {type(model).__name__} is fitted to values of "
+            "the loss, and those of the chunks to come do not arrive at a boundary"
+        )
