@@ -26,7 +26,6 @@ ORDER = [
     "_nest",
     "_prediction",
     "_guards",
-    "call",
     "interface",
     "inputs",
     "_sandbox",

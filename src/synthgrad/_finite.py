@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from synthgrad.errors import NonFiniteError
+
 
 def capturing(tensor: Tensor) -> bool:
     """Whether a CUDA graph is being captured, so that nothing may be read where ``tensor`` is."""
@@ -29,6 +31,26 @@ def are_finite(tensors: Sequence[Tensor]) -> bool:
     if all(math.isfinite(abs(s.item())) for s in sums):
         return True
     return all(bool(t.isfinite().all()) for t in found)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity; waits for its device."""
+    # The sum is ten times faster than an element-wise test, which then only has to confirm.
+    return math.isfinite(tensor.sum().item()) or bool(tensor.isfinite().all())
+
+
+def refusal(tensor: Tensor, what: str, then: str) -> NonFiniteError:
+    """The error to raise where a tensor is not finite; says how many of its values.
+
+    Args:
+        tensor: something that an update would rest on.
+        what: it is.
+        then: what has not been done with it, a sentence.
+    """
+    return NonFiniteError(
+        f"{what} has {int((~tensor.isfinite()).sum())} non-finite values (NaN or infinity) of "
+        f"{tensor.numel()}; expected finite ones. {then}"
+    )
 
 
 class Magnitude:

@@ -102,7 +102,7 @@ class _Trained:
         self.when = when
         self.owned = [weakref.ref(interface) for interface in owned]
         self.free = [weakref.ref(interface) for interface in free]
-        self.seen: dict[int, tuple[int, Any]] = {}
+        self.seen: dict[int, tuple[int, _Seen | None]] = {}
 
 
 _expectations = _PerThread()
@@ -210,12 +210,12 @@ def _refuse_missing(interface: Any, trained: _Trained, optimizer: Optimizer) -> 
     runs, sender = interface.record.runs, interface.sender()
     own = None if sender is None else _first_learning(sender)
     before = trained.seen.get(id(interface))
-    now = None if own is None or own.grad is None else (id(own.grad), own.grad._version)
-    trained.seen[id(interface)] = (runs, now)
+    grad = None if own is None else own.grad
+    trained.seen[id(interface)] = (runs, None if grad is None else _Seen(grad))
     if before is None:
         if runs:
             return
-    elif runs != before[0] or now == before[1]:
+    elif runs != before[0] or (before[1].is_still(grad) if before[1] else grad is None):
         return
     if own is None:
         # Without anything that learns in its sender only a first step in vain can be told.
@@ -308,6 +308,16 @@ def _living_optimizers() -> Iterator[Optimizer]:
 
 def _has_gradients(optimizer: Optimizer) -> bool:
     return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+
+
+class _Seen:
+    """A gradient as it was; held weakly, since another may come to lie where it was."""
+
+    def __init__(self, grad: Tensor) -> None:
+        self._grad, self._version = weakref.ref(grad), grad._version
+
+    def is_still(self, grad: Tensor | None) -> bool:
+        return grad is not None and self._grad() is grad and grad._version == self._version
 
 
 def _first_learning(sender: nn.Module) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from synthgrad._graph import nodes_below
-from synthgrad.errors import ShapeError
+from synthgrad.errors import LockingError, ShapeError
 
 
 class Mark:
@@ -85,6 +86,49 @@ def loss(loss: Tensor) -> Tensor:
         if marks is not None:
             marks.append(mark)
     return cast(Tensor, _Marked.apply(loss, mark))
+
+
+def factor_of(marks: Sequence[Mark], *, recomputed: bool, unlocked: bool) -> Tensor | None:
+    """What the losses above a message were multiplied by; None where nobody said.
+
+    Args:
+        marks: those of the losses above.
+        recomputed: whether the message was sent inside a backward pass.
+        unlocked: whether its sender has been updated already.
+
+    Raises:
+        LockingError: several losses say different things, or one that should say is not in this
+            backward pass, or the message was recomputed and none can reach it.
+    """
+    if not marks:
+        if recomputed and Mark.under_way():
+            raise LockingError(
+                "it ran again inside a backward pass, as torch.utils.checkpoint does with "
+                "use_reentrant=True, where synthgrad.loss cannot reach it; expected "
+                "use_reentrant=False"
+            )
+        return None
+    factors = [mark.factor for mark in marks]
+    told = [factor for factor in factors if factor is not None]
+    if not told or len(told) < len(factors):
+        raise LockingError(
+            f"an error came back, but none through {len(factors) - len(told)} of the "
+            f"{len(factors)} losses above it that synthgrad.loss marked; expected the sum of all "
+            "in one backward pass"
+        )
+    if any(factor is not told[0] and not torch.equal(factor, told[0]) for factor in told):
+        raise LockingError(
+            f"the losses above it were multiplied by {[float(f) for f in told]}; its feedback "
+            "model predicts the error of their sum, so expected one mark around it: "
+            "synthgrad.loss(w1 * loss1 + w2 * loss2)"
+        )
+    if unlocked and float(told[0]) != 1:
+        raise LockingError(
+            f"the loss above it was multiplied by {float(told[0])} after its sender had been "
+            "updated; where senders do not wait, expected the factor inside: "
+            "synthgrad.loss(w * loss)"
+        )
+    return told[0]
 
 
 class _Marked(torch.autograd.Function):

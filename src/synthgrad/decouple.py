@@ -363,3 +363,17 @@ def _width(module: nn.Module) -> int | None:
         if isinstance(module, kind):
             return int(getattr(module, attribute))
     return None
+
+
+def named_interfaces(model: nn.Module, reserved: Sequence[str] = ()) -> dict[Interface, str]:
+    """The interfaces in a model, each with its name, or with its path where that tells more.
+
+    A name tells nothing if there is none, if several share it, as when parts that were decoupled
+    one by one are put together, or if it is one of those ``reserved``.
+    """
+    paths = {m: path for path, m in model.named_modules() if isinstance(m, Interface)}
+    names = [m.name for m in paths]
+    return {
+        m: path if m.name is None or names.count(m.name) > 1 or m.name in reserved else m.name
+        for m, path in paths.items()
+    }

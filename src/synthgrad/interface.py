@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from synthgrad import _checks, _guards
-from synthgrad._finite import Magnitude, capturing
+from synthgrad._finite import Magnitude, capturing, is_finite, refusal
 from synthgrad._graph import current_walk
-from synthgrad._values import link
-from synthgrad.call import Call
+from synthgrad._loss_scale import Mark, factor_of
+from synthgrad._prediction import Prediction, batch_back, batch_first, context_beside
+from synthgrad._values import Values, link
 from synthgrad.context import current_context
 from synthgrad.errors import (
     ArgumentError,
@@ -23,10 +24,10 @@ from synthgrad.errors import (
     LockingError,
     NonFiniteError,
     ShapeError,
-    SynthgradError,
+    about,
 )
-from synthgrad.feedback import Feedback, Regression
-from synthgrad.functional import check_lambda
+from synthgrad.feedback import Feedback, Regression, Zero
+from synthgrad.functional import check_lambda, mix, redirect
 
 Route = Callable[["Interface", Tensor, Any], Tensor]
 _route: ContextVar[Route | None] = ContextVar("synthgrad_route", default=None)
@@ -89,9 +90,8 @@ class Interface(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(feedback, Feedback):
-            raise ArgumentError(
-                f"feedback must be a synthgrad.feedback.Feedback, got {type(feedback).__name__}"
-            )
+            came = type(feedback).__name__
+            raise ArgumentError(f"feedback must be a synthgrad.feedback.Feedback, got {came}")
         _checks.word("reduction", reduction, ("mean", "sum"))
         if name is not None:
             _checks.text("name", name)
@@ -108,9 +108,9 @@ class Interface(nn.Module):
                 f"lambda_ must be a number or a function of the step, got {lambda_!r}"
             )
         if inputs is not None and not isinstance(inputs, Regression):
+            came = type(inputs).__name__
             raise ArgumentError(
-                f"inputs must be a model such as synthgrad.inputs.SyntheticInput, got "
-                f"{type(inputs).__name__}"
+                f"inputs must be a model such as synthgrad.inputs.SyntheticInput, got {came}"
             )
         self.feedback = feedback
         self.inputs = inputs
@@ -227,10 +227,8 @@ class Interface(nn.Module):
 
     def call(self, h: Tensor, context: Any, *, late: bool = False) -> Call:
         """Predicts the error of ``h``; the result answers the real one when it arrives."""
-        try:
+        with self.named():
             return Call(self, h, context, late=late)
-        except SynthgradError as error:
-            raise self.named(error) from error
 
     def current_lambda(self) -> float:
         """The weight of the real error at this step.
@@ -248,6 +246,13 @@ class Interface(nn.Module):
     @property
     def label(self) -> str:
         """How error messages call this interface."""
+        return self._label()
+
+    def named(self) -> about:
+        """Puts the name of this interface before every error of the block."""
+        return about(self._label)
+
+    def _label(self) -> str:
         if self.name is not None:
             return f"interface {self.name!r}"
         return f"interface {type(self.feedback).__name__}({self.feedback.extra_repr()})"
@@ -270,13 +275,10 @@ class Interface(nn.Module):
             return
         if delta.is_cuda:
             self._noted.prepare(delta)  # for a capture that may follow
-        # The sum is ten times faster than an element-wise test, which then only has to confirm.
-        if not math.isfinite(delta.sum().item()) and (bad := int((~delta.isfinite()).sum())):
-            raise NonFiniteError(
-                f"{self.label}: the error that came back for a message of shape "
-                f"{tuple(delta.shape)} has {bad} non-finite values (NaN or infinity); expected "
-                f"finite ones. Nothing was fitted to it."
-            )
+        if not is_finite(delta):
+            what = f"the error that came back for a message of shape {tuple(delta.shape)}"
+            with self.named():
+                raise refusal(delta, what, "Nothing was fitted to it.")
 
     def check_synthetic(self, h: Tensor, synthetic: Tensor) -> None:
         """Refuses a synthetic error that no sender should be updated with.
@@ -284,16 +286,12 @@ class Interface(nn.Module):
         Raises:
             NonFiniteError: it holds NaN or infinity, as it does where the message does.
         """
-        if self.check_finite is not True or capturing(synthetic):
+        if self.check_finite is not True or capturing(synthetic) or is_finite(synthetic):
             return
-        if not math.isfinite(synthetic.sum().item()) and (
-            bad := int((~synthetic.isfinite()).sum())
-        ):
-            raise NonFiniteError(
-                f"{self.label}: the synthetic error of a message of shape {tuple(h.shape)} has "
-                f"{bad} non-finite values (NaN or infinity), and the message itself "
-                f"{int((~h.isfinite()).sum())}; expected finite ones. Its sender was not updated."
-            )
+        what = f"the synthetic error of a message of shape {tuple(h.shape)}"
+        blame = f"{int((~h.isfinite()).sum())} are in the message itself. "
+        with self.named():
+            raise refusal(synthetic, what, f"{blame}Its sender was not updated.")
 
     def check_noted(self) -> None:
         """Refuses what was noted since the last call (``check_finite``), and waits for the device.
@@ -307,25 +305,6 @@ class Interface(nn.Module):
                 "expected finite values. The feedback model was fitted to it, since such errors "
                 "are noted on the device and reported afterwards."
             )
-
-    def rows(self, tensor: Tensor) -> Tensor:
-        """What has the message's axes, with the batch first."""
-        return tensor.movedim(self.batch_dim, 0) if self.batch_dim else tensor
-
-    def unrows(self, tensor: Tensor) -> Tensor:
-        """The inverse of :meth:`rows`."""
-        return tensor.movedim(0, self.batch_dim) if self.batch_dim else tensor
-
-    def arrange_context(self, context: Any) -> Any:
-        """The context beside a message with the batch first.
-
-        One row for each example is so already; what has the message's axes (labels of two or more,
-        rows of three or more) is moved like it.
-        """
-        if not self.batch_dim or not isinstance(context, Tensor):
-            return context
-        is_labels = not (context.is_floating_point() or context.dtype == torch.bool)
-        return self.rows(context) if context.ndim >= (2 if is_labels else 3) else context
 
     def count_step(self) -> None:
         """An optimiser of the feedback model steps, after errors have come back."""
@@ -376,35 +355,135 @@ class Interface(nn.Module):
 
     def _check_message(self, h: Any) -> None:
         if not isinstance(h, Tensor) or not h.is_floating_point() or h.ndim < 2:
-            came = (
-                f"{h.dtype} of shape {tuple(h.shape)}"
-                if isinstance(h, Tensor)
-                else type(h).__name__
-            )
-            raise ShapeError(
-                f"{self.label}: a message is one floating-point tensor (batch, ...), got {came}"
-            )
-        if self.batch_dim and not -h.ndim <= self.batch_dim < h.ndim:
-            raise ShapeError(
-                f"{self.label}: batch_dim={self.batch_dim} is no axis of a message of shape "
-                f"{tuple(h.shape)}"
-            )
-
-    def named(self, error: SynthgradError) -> SynthgradError:
-        """The same error, with this interface's name in front."""
-        text = str(error)
-        return error if text.startswith("interface ") else type(error)(f"{self.label}: {text}")
+            came = _checks.came(h) if isinstance(h, Tensor) else type(h).__name__
+            with self.named():
+                raise ShapeError(f"a message is one floating-point tensor (batch, ...), got {came}")
+        dim = self.batch_dim
+        if dim and not -h.ndim <= dim < h.ndim:
+            with self.named():
+                raise ShapeError(
+                    f"batch_dim={dim} is no axis of a message of shape {tuple(h.shape)}"
+                )
 
 
-def named_interfaces(model: nn.Module, reserved: Sequence[str] = ()) -> dict[Interface, str]:
-    """The interfaces in a model, each with its name, or with its path where that tells more.
+class Call:
+    """One message on its way through an interface; answers its real error when that arrives.
 
-    A name tells nothing if there is none, if several share it, as when parts that were decoupled
-    one by one are put together, or if it is one of those ``reserved``.
+    The engine is :class:`Prediction`; here is the policy: checks, λ, what losses were multiplied
+    by, and what a second backward pass means.
+
+    Args:
+        interface: whose message it is.
+        h: the message.
+        context: what the feedback model sees besides.
+        late: whether the error may come after the model has been updated.
+
+    Attributes:
+        synthetic: the synthetic error on the scale that autograd carries, detached, in the
+            message's own shape; until :meth:`pass_on`.
+        learns: whether there is anything to fit.
+        served: whether the error has arrived.
+        given: the context as it was given.
+        marks: what :func:`synthgrad.loss` left at the losses above; they know what each was
+            multiplied by.
+        values: of the loss, where the feedback model is a critic.
+        unlocked: whether the sender has its error already.
     """
-    paths = {m: path for path, m in model.named_modules() if isinstance(m, Interface)}
-    names = [m.name for m in paths]
-    return {
-        m: path if m.name is None or names.count(m.name) > 1 or m.name in reserved else m.name
-        for m, path in paths.items()
-    }
+
+    def __init__(self, interface: Interface, h: Tensor, context: Any, *, late: bool) -> None:
+        if isinstance(context, Tensor) and context.requires_grad:
+            context = context.detach()  # it is known, not learned: no error goes into it
+        self.interface = interface
+        self.given = context
+        self.expectation: _guards.Expectation | None = None
+        self.values: Values | None = None
+        self.served = self.unlocked = False
+        self.marks: list[Mark] = []
+        self._recomputed = current_walk() is not None
+        dim = interface.batch_dim
+        feedback, message = interface.feedback, batch_first(h.detach(), dim)
+        arranged = context_beside(context, dim)
+        self._prediction = prediction = Prediction(
+            feedback, message, arranged, interface.reduction, h.dtype, late=late
+        )
+        self.synthetic = batch_back(prediction.synthetic, dim)
+        self.learns = prediction.learns
+        if feedback.fitted_to == "loss":
+            self.values = Values(feedback, prediction.message, arranged)
+        if context is not None:
+            interface.record.waiting.add(self)
+
+    def pass_on(self, h: Tensor) -> Tensor:
+        """The message for its receivers; this call answers the error that comes back for it."""
+        prediction = self._prediction
+        # Without anything to fit, the receiver may work on the message in place.
+        saved = (self.synthetic, prediction.message) if self.learns else (self.synthetic,)
+        result = redirect(h, self, prediction.fitted, saved)
+        del self.synthetic
+        prediction.release()
+        return result
+
+    def __call__(
+        self, delta: Tensor, synthetic: Tensor, message: Tensor | None = None
+    ) -> Sequence[Tensor | None]:
+        """Fits and mixes (:func:`synthgrad.functional.redirect`).
+
+        Returns:
+            The error for the message, then a gradient for what is fitted: the prediction, or the
+            parameters.
+        """
+        interface = self.interface
+        with interface.named():
+            interface.check(delta)
+            if self.served:
+                return self._answer_again(delta, synthetic)
+            self.served = interface.record.answered = True
+            if self.expectation is not None:
+                self.expectation.served = True
+            factor = factor_of(self.marks, recomputed=self._recomputed, unlocked=self.unlocked)
+            lambda_ = interface.current_lambda()
+            if factor is not None:
+                synthetic = synthetic * factor.to(synthetic)
+            elif lambda_ < 1 and not isinstance(interface.feedback, Zero):
+                interface.record.unscaled = True
+            error = mix(delta, synthetic, lambda_)
+            value = None
+            if self.values is not None:
+                value = self.values.resolve(lambda_, required=self.learns)
+            delta = batch_first(delta, interface.batch_dim)
+            synthetic = batch_first(synthetic, interface.batch_dim)
+            message = synthetic if message is None else message  # nothing is fitted then
+            fit = self._prediction.answer(delta, synthetic, message, factor, value)
+            return error, *fit
+
+    def explain(self, problem: RuntimeError) -> Exception:
+        """The error to raise where the graph has not what it saved (``problem`` says why)."""
+        if self.served:
+            return LockingError(f"{self.interface.label}: {_SECOND_PASS}")
+        return LockingError(
+            f"{self.interface.label}: its receiver has changed the message in place, and the "
+            "feedback model is fitted with the message as it was; expected a receiver that works "
+            "on a copy, such as nn.ReLU(inplace=False)"
+        )
+
+    def _answer_again(self, delta: Tensor, synthetic: Tensor) -> Sequence[Tensor | None]:
+        """A second backward pass through one message.
+
+        Its errors add up to one, so with the real error alone below (λ = 1) everything is right:
+        of the regression's gradient only that of the further error is missing. A synthetic error
+        stands for the whole, and there is no telling which pass it belongs to.
+        """
+        interface, feedback = self.interface, self.interface.feedback
+        observes = type(feedback).observe is not Feedback.observe
+        by_regression = self._prediction.by_regression
+        whole = interface.current_lambda() == 1 and (by_regression or not self.learns)
+        if observes or not (whole or isinstance(feedback, Zero)):
+            raise LockingError(_SECOND_PASS)
+        error = mix(delta, synthetic, interface.current_lambda())
+        return error, *self._prediction.answer_more(batch_first(delta, interface.batch_dim))
+
+
+_SECOND_PASS = (
+    "a second backward pass came through one message, whose whole error was answered in the first; "
+    "expected one pass: add the losses up before backward(), or run the forward pass anew for each"
+)

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from synthgrad import _checks
 from synthgrad._sandbox import preserved
 from synthgrad.context import context as in_context
+from synthgrad.decouple import named_interfaces
 from synthgrad.errors import LockingError
 from synthgrad.functional import per_example
-from synthgrad.interface import Interface, named_interfaces, routed
+from synthgrad.interface import Interface, routed
 
 
 @dataclass(frozen=True)

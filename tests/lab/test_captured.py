@@ -9,8 +9,8 @@ import copy
 import pytest
 import torch
 
+from synthgrad.decouple import named_interfaces
 from synthgrad.errors import LockingError, NonFiniteError, SynthgradWarning
-from synthgrad.interface import named_interfaces
 from synthgrad.lab import trainer as trainer_module
 from synthgrad.lab.captured import WARM_UP
 from synthgrad.lab.data import DataSet

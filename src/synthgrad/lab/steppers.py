@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthgrad.context import context as in_context
-from synthgrad.interface import named_interfaces
+from synthgrad.decouple import named_interfaces
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.rates import Rates, adam
 from synthgrad.schedule import FullyUnlocked, Sporadic, Unlocked

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from synthgrad.decouple import named_interfaces
 from synthgrad.errors import NonFiniteError
-from synthgrad.interface import named_interfaces
 from synthgrad.lab.batches import Batches
 from synthgrad.lab.captured import CapturedStep, recorder_for
 from synthgrad.lab.config import FeedForwardConfig

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from synthgrad.call import Call
 from synthgrad.functional import redirect
+from synthgrad.interface import Call
 
 
 class Gather:

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from synthgrad.decouple import named_interfaces
 from synthgrad.errors import LockingError
-from synthgrad.interface import Interface, named_interfaces, routed
+from synthgrad.interface import Interface, routed
 from synthgrad.schedule.segments import LAST, refuse_shared_memory, warn_if_whole
 
 Sent = Callable[[Interface, Tensor, Any], None]

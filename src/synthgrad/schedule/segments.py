@@ -15,10 +15,10 @@ from synthgrad._graph import leaf_of, nodes_below
 from synthgrad._sandbox import preserved
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
-from synthgrad.decouple import wrapper_kinds
+from synthgrad.decouple import named_interfaces, wrapper_kinds
 from synthgrad.errors import LockingError, SynthgradWarning
 from synthgrad.functional import redirect
-from synthgrad.interface import Interface, named_interfaces, routed
+from synthgrad.interface import Interface, routed
 
 LAST = "output"
 """The name of the segment that ends at the loss."""

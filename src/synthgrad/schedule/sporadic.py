@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from synthgrad import _checks
 from synthgrad._values import losses
-from synthgrad.call import Call
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
 from synthgrad.errors import LockingError, SynthgradError
-from synthgrad.interface import Interface, routed
+from synthgrad.interface import Call, Interface, routed
 from synthgrad.schedule.chance import Chance, Order, Probability
 from synthgrad.schedule.gather import Gather
 from synthgrad.schedule.guard import Guard
