@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from synthgrad._extra_state import packed, unpacked
 from synthgrad._nest import transform
+from synthgrad._optimizers import Optimizers
 from synthgrad.errors import ArgumentError, LockingError
 from synthgrad.multirate.nodes import Node, in_order
 from synthgrad.multirate.posts import Edge
 from synthgrad.multirate.unrolls import Unroll, settled
-from synthgrad.schedule.optimizers import Optimizers
 
 
 class Carried(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from synthgrad import _checks
 from synthgrad._finite import are_finite
 from synthgrad._nest import floating, transform
+from synthgrad._optimizers import MakeOptimizer
 from synthgrad._sandbox import Statistics
 from synthgrad._values import losses as shown
 from synthgrad.context import context as in_context
@@ -21,7 +22,6 @@ from synthgrad.multirate.carried import Carried
 from synthgrad.multirate.nodes import Node, Ticked, first_ticks
 from synthgrad.multirate.posts import Post
 from synthgrad.multirate.unrolls import Unroll, check_state, detached
-from synthgrad.schedule.optimizers import MakeOptimizer
 
 
 @dataclass
