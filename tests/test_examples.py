@@ -4,8 +4,6 @@ import importlib.util
 import re
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,8 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import synthgrad as sg
-
-ROOT = Path(__file__).parent.parent
+from tests.pages import ROOT, run
 
 
 def _load(name):
@@ -49,27 +46,25 @@ def test_two_stages_learn_in_processes_of_their_own():
     assert float(found[1]) < 75 / 3
 
 
-def _run(page: str, blocks: slice, **given: Any) -> dict[str, Any]:
-    """A page's code as a user would paste it, with what the text around it takes for granted."""
-    found = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)[blocks]
-    assert found
-    names = {"__name__": "page", **given}
-    exec(compile("\n".join(found), page, "exec"), names)
-    return names
-
-
 def test_the_readmes_code_runs():
-    _run("README.md", slice(None))
+    run("README.md", slice(None))
 
 
 def test_complete_unlocking_runs_as_documented():
-    names = _run("docs/method.md", slice(None))
+    names = run("docs/method.md", slice(None))
     assert sum(names["unlocked"].updates.values()) > 0
+
+
+def test_a_schedule_of_ones_own_runs_as_documented():
+    names = run("docs/schedules.md", slice(None))
+    updates = names["schedule"].updates
+    assert updates["output"] == 10
+    assert sum(updates[name] for name in "012") == 2 * 10
 
 
 def test_the_recurrent_loop_runs_as_documented():
     chunks = [(torch.randn(3, 4, 10), torch.randint(10, (3, 4))) for _ in range(3)]
-    names = _run(
+    names = run(
         "docs/recurrent.md", slice(1), torch=torch, nn=nn, F=F, sg=sg, batch=4, chunks=chunks
     )
     assert names["bridge"].explained["boundary"].now.isfinite()

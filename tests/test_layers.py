@@ -13,6 +13,8 @@ SRC = Path(__file__).parent.parent / "src" / "synthgrad"
 ORDER = [
     "errors",
     "_checks",
+    "_sharing",
+    "_optimizers",
     "checkpoint",
     "_extra_state",
     "types",
@@ -29,6 +31,7 @@ ORDER = [
     "interface",
     "inputs",
     "_sandbox",
+    "_step_guard",
     "decouple",
     "schedule",
     "recurrent",

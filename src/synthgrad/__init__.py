@@ -18,7 +18,7 @@ from synthgrad.multirate import MultiRate, Node, Ticked
 from synthgrad.parameters import feedback_parameters, network_parameters
 from synthgrad.probe import Distance, probe
 from synthgrad.recurrent import RecurrentInterface
-from synthgrad.schedule import FullyUnlocked, Sporadic, Unlocked
+from synthgrad.schedule import FullyUnlocked, Schedule, Sporadic, Unlocked
 
 __version__ = "0.1.0"
 
@@ -29,6 +29,7 @@ __all__ = [
     "MultiRate",
     "Node",
     "RecurrentInterface",
+    "Schedule",
     "Sporadic",
     "Ticked",
     "Unlocked",

@@ -1,15 +1,31 @@
-"""Runs a model without leaving a trace: for looking at it, or where training it failed."""
+"""Runs a model, and leaves no trace where it was only looked at, or where training it failed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from synthgrad import _checks
 from synthgrad._finite import are_finite
+
+
+def run(model: nn.Module, x: Any) -> Any:
+    """Calls a model with one argument, a tuple of positional or a mapping of keyword arguments.
+
+    A named tuple, such as a packed sequence, is one argument.
+
+    Raises:
+        ArgumentError: a name in the mapping is no string.
+    """
+    if isinstance(x, Mapping):
+        return model(**{_checks.text("a name in x", name): value for name, value in x.items()})
+    if isinstance(x, tuple) and not hasattr(x, "_fields"):
+        return model(*x)
+    return model(x)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 import synthgrad as sg
 from tests.laws.cuts import makers
 from tests.networks import awake, backward, chain, gradients, hidden, squares
+from tests.schedule.own import everybody
 
 still = partial(SGD, lr=0.0)
 
@@ -22,6 +23,7 @@ schedules = {
     "unlocked": sg.Unlocked,
     "sporadic": partial(sg.Sporadic, p_update=1.0),
     "sporadic in order": partial(sg.Sporadic, order="forward"),
+    "own": everybody,
 }
 each = pytest.mark.parametrize("schedule", schedules.values(), ids=schedules.keys())
 

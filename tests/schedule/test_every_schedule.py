@@ -2,24 +2,27 @@
 
 import copy
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
+from torch.testing import assert_close
 
 import synthgrad as sg
 from synthgrad.errors import ArgumentError, LockingError, ShapeError, SynthgradWarning
 from synthgrad.feedback import Linear
 from synthgrad.inputs import SyntheticInput
-from tests.networks import awake, chain, squares
+from tests.networks import awake, chain, gradients, squares
+from tests.schedule.own import everybody
 
 adam = partial(Adam, lr=0.01)
-BY_A_PASS = [sg.Unlocked, sg.Sporadic]  # which find their segments in the first step
-EVERY = [*BY_A_PASS, sg.FullyUnlocked]
-both = pytest.mark.parametrize("schedule", BY_A_PASS, ids=lambda s: s.__name__)
-every = pytest.mark.parametrize("schedule", EVERY, ids=lambda s: s.__name__)
+# Those which find their segments in the first step, one of a user's own among them.
+BY_A_PASS = {"Unlocked": sg.Unlocked, "Sporadic": sg.Sporadic, "own": everybody}
+EVERY = {**BY_A_PASS, "FullyUnlocked": sg.FullyUnlocked}
+by_a_pass = pytest.mark.parametrize("schedule", BY_A_PASS.values(), ids=BY_A_PASS)
+every = pytest.mark.parametrize("schedule", EVERY.values(), ids=EVERY)
 
 
 def _input(x: Tensor, h: Tensor) -> SyntheticInput:
@@ -60,7 +63,7 @@ def test_a_forgotten_cut_is_told(schedule):
         schedule(chain([4, 3]).double(), adam).step(*_batch())
 
 
-@both
+@by_a_pass
 def test_a_good_state_may_follow_a_refused_one(schedule):
     model, alien = _model(5, 5), schedule(_model(5), adam)
     alien.step(*_batch())
@@ -77,7 +80,7 @@ def test_a_good_state_may_follow_a_refused_one(schedule):
     assert _steps(again) == {4}
 
 
-@both
+@by_a_pass
 def test_preparing_twice_changes_nothing(schedule):
     model = _model(5, 5)
     made = schedule(model, adam)
@@ -156,7 +159,7 @@ def test_a_branch_that_the_first_pass_did_not_take_goes_with_its_own_segment(p):
         assert moved[0] == moved[1]
 
 
-@both
+@by_a_pass
 def test_an_interface_that_no_longer_runs_is_named_before_anything_moves(schedule):
     class Skipping(nn.Module):
         def __init__(self) -> None:
@@ -224,7 +227,78 @@ def test_a_sequence_with_hooks_is_not_taken_apart():
         sg.FullyUnlocked(model, adam)
 
 
-def test_an_input_that_is_no_tensor_is_named(as_installed):
-    schedule, x = sg.FullyUnlocked(_model(5), adam), (torch.randn(6, 4),)
-    with pytest.raises(ShapeError, match="one tensor, got tuple"):
-        schedule.step(cast(Any, x), squares(torch.zeros(6, 3)))
+class _TwoInputs(nn.Module):
+    """Adds up what two layers make of two inputs; the second one may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 5), nn.Linear(3, 5)
+        self.hidden, self.last = nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, a: Tensor, b: Tensor | None = None) -> Tensor:
+        h = self.left(a) if b is None else self.left(a) + self.right(b)
+        return self.last(self.hidden(h.tanh()).tanh())
+
+
+def _two_inputs(a: Tensor) -> Any:
+    return awake(sg.decouple(_TwoInputs().double(), "hidden", "linear", example_inputs=a))
+
+
+@by_a_pass
+def test_the_input_may_be_a_tuple_or_a_mapping(schedule):
+    a, b = torch.randn(6, 4).double(), torch.randn(6, 3).double()
+    loss_fn = squares(torch.randn(6, 3).double())
+    model = _two_inputs(a)
+    forms = [(a, b), {"a": a, "b": b}, {"b": b, "a": a}]
+    trained = []
+    for x in forms:
+        made = schedule(copy.deepcopy(model), partial(SGD, lr=0.1))
+        losses = [made.step(x, loss_fn) for _ in range(2)]
+        trained.append((losses, gradients(made.model)))
+    assert "right.weight" in trained[0][1]
+    for other in trained[1:]:
+        assert_close(other, trained[0], rtol=0, atol=0)
+    alone = [schedule(copy.deepcopy(model), adam).step(x, loss_fn) for x in (a, (a,), {"a": a})]
+    assert_close(alone[1:], alone[:1] * 2, rtol=0, atol=0)
+
+
+@by_a_pass
+def test_a_named_tuple_is_one_argument(schedule):
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.core, self.hidden, self.last = nn.GRU(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+
+        def forward(self, x: nn.utils.rnn.PackedSequence) -> Tensor:
+            return self.last(self.hidden(self.core(x)[1][0]).tanh())
+
+    x = nn.utils.rnn.pack_sequence([torch.randn(n, 4) for n in (3, 2, 2)])
+    model = awake(sg.decouple(Padded(), "hidden", "linear"))
+    assert schedule(model, adam).step(x, squares(torch.zeros(3, 3))).isfinite()
+
+
+@by_a_pass
+def test_a_name_in_the_input_is_a_string(schedule):
+    a = torch.randn(6, 4).double()
+    with pytest.raises(ArgumentError, match=r"a name in x must be a string, got 3"):
+        schedule(_two_inputs(a), adam).step({3: a}, torch.sum)
+
+
+@pytest.mark.parametrize(
+    "x", [(torch.randn(6, 4),), {"x": torch.randn(6, 4)}], ids=["tuple", "dict"]
+)
+def test_synthetic_inputs_are_made_from_one_tensor(as_installed, x):
+    with pytest.raises(ShapeError, match=f"one tensor, got {type(x).__name__}"):
+        sg.FullyUnlocked(_model(5), adam).step(x, squares(torch.zeros(6, 3)))
+
+
+@pytest.mark.parametrize(("at", "name"), [(0, "0"), (1, "1"), (2, "output")])
+def test_segments_go_back_once_and_only_if_they_were_to(at, name):
+    class Again(sg.Schedule):
+        def run(self, step: sg.schedule.Step) -> None:
+            step.forward(self.segments[1:])
+            for _ in range(2):
+                step.backward(self.segments[at])
+
+    with pytest.raises(LockingError, match=f"ending at '{name}' cannot go back: it has"):
+        Again(_model(5, 5), adam).step(*_batch())

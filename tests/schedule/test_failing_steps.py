@@ -15,12 +15,14 @@ from torch.utils._pytree import tree_leaves
 import synthgrad as sg
 from synthgrad.errors import LockingError, NonFiniteError
 from synthgrad.feedback import Linear, Stale
+from tests.schedule.own import everybody
 
 ADAM = partial(torch.optim.Adam, lr=1e-2)
 SCHEDULES = {
     "unlocked": sg.Unlocked,
     "sporadic": sg.Sporadic,
     "fully": sg.FullyUnlocked,
+    "own": everybody,
 }
 each = pytest.mark.parametrize("kind", SCHEDULES)
 BAD = pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -138,7 +140,7 @@ def test_a_gradient_that_alone_is_not_finite_updates_nothing_with_it(kind):
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("kind", ["unlocked", "sporadic"])
+@pytest.mark.parametrize("kind", ["unlocked", "sporadic", "own"])
 def test_it_can_be_turned_off(kind):
     model, schedule = _trained(kind, check_finite=False)
     x, y = _batch()
@@ -164,7 +166,7 @@ def test_an_exception_of_the_users_puts_statistics_back_where_nothing_was_update
     assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["unlocked", "sporadic"])
+@pytest.mark.parametrize("kind", ["unlocked", "sporadic", "own"])
 @pytest.mark.parametrize("when", ["first", "later"])
 def test_a_loss_that_reaches_below_a_cut_is_found_at_every_step(kind, when):
     model = _model()
@@ -195,7 +197,7 @@ class _Skips(nn.Module):
         return self.last(h + first if self.skips else h)
 
 
-@pytest.mark.parametrize("kind", ["unlocked", "sporadic"])
+@pytest.mark.parametrize("kind", ["unlocked", "sporadic", "own"])
 def test_a_skip_that_comes_later_is_found(kind):
     model = _Skips()
     sg.decouple(model, ["first", "second"], "linear", context=3)

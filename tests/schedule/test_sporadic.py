@@ -17,7 +17,7 @@ from torch.testing import assert_close
 import synthgrad as sg
 from synthgrad.errors import ArgumentError, LockingError
 from synthgrad.feedback import MLP, Feedback, Zero
-from synthgrad.schedule.chance import Chance
+from synthgrad.schedule._chance import Chance
 from tests.networks import FanOut, awake, chain, hidden, squares
 
 adam = partial(Adam, lr=0.01)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from synthgrad import _checks
-from synthgrad.distributed.sharing import held, refuse_shared
+from synthgrad._sharing import held
+from synthgrad.distributed.sharing import refuse_shared
 from synthgrad.errors import ArgumentError
 
 

@@ -19,11 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from synthgrad import checkpoint
+from synthgrad._optimizers import MakeOptimizer
 from synthgrad._sandbox import preserved
+from synthgrad._sharing import held
 from synthgrad.distributed.learner import LossFn
 from synthgrad.distributed.options import Options, time_to_stop
 from synthgrad.distributed.place import PeerError
-from synthgrad.distributed.sharing import held, refuse_shared
+from synthgrad.distributed.sharing import refuse_shared
 from synthgrad.distributed.stage import Stage
 from synthgrad.distributed.store import serve
 from synthgrad.distributed.supervisor import (
@@ -37,7 +39,6 @@ from synthgrad.distributed.supervisor import (
 from synthgrad.distributed.worker import Batches
 from synthgrad.errors import ArgumentError, SynthgradError
 from synthgrad.feedback import Feedback
-from synthgrad.schedule.optimizers import MakeOptimizer
 
 log = logging.getLogger("synthgrad.distributed")
 _BEGIN = """\

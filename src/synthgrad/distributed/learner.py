@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from synthgrad import _checks
+from synthgrad._optimizers import MakeOptimizer
 from synthgrad._values import losses
 from synthgrad.context import context as in_context
 from synthgrad.distributed.guard import Guard
@@ -18,7 +19,6 @@ from synthgrad.errors import ArgumentError, NonFiniteError, ShapeError
 from synthgrad.feedback import Feedback, Regression
 from synthgrad.functional import squared_error
 from synthgrad.interface import Interface
-from synthgrad.schedule.optimizers import MakeOptimizer
 
 LossFn = Callable[[Any, Tensor], Tensor]
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from synthgrad import _checks
+from synthgrad._optimizers import MakeOptimizer
 from synthgrad.distributed.learner import Learner, LossFn
 from synthgrad.distributed.options import Options
 from synthgrad.distributed.place import PeerError, Place, answers, check_interface
@@ -19,7 +20,6 @@ from synthgrad.distributed.store import address
 from synthgrad.distributed.worker import Batches, Evaluation, Worker
 from synthgrad.errors import ArgumentError
 from synthgrad.feedback import Feedback, Regression
-from synthgrad.schedule.optimizers import MakeOptimizer
 
 
 class Stage:

@@ -15,6 +15,7 @@ from synthgrad import _checks
 from synthgrad._extra_state import packed, unpacked
 from synthgrad._finite import are_finite
 from synthgrad._nest import floating, transform
+from synthgrad._optimizers import MakeOptimizer, Optimizers
 from synthgrad._sandbox import Statistics
 from synthgrad._values import losses as shown
 from synthgrad.context import context as in_context
@@ -23,7 +24,6 @@ from synthgrad.errors import ArgumentError, LockingError, NonFiniteError
 from synthgrad.multirate._edge import Edge, Post
 from synthgrad.multirate._unroll import Unroll, check_state, detached, settled
 from synthgrad.multirate.nodes import Node, Ticked, first_ticks, in_order
-from synthgrad.schedule.optimizers import MakeOptimizer, Optimizers
 
 
 @dataclass

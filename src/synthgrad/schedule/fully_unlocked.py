@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from synthgrad import _checks
-from synthgrad._values import losses
-from synthgrad.context import context as in_context
-from synthgrad.context import current_context
-from synthgrad.errors import (
-    ArgumentError,
-    LockingError,
-    NonFiniteError,
-    ShapeError,
-    SynthgradError,
-)
+from synthgrad.errors import ArgumentError, LockingError, NonFiniteError, ShapeError, about
 from synthgrad.functional import squared_error
-from synthgrad.interface import Interface
-from synthgrad.schedule.chance import Chance, Order, Probability
-from synthgrad.schedule.guard import Guard
-from synthgrad.schedule.optimizers import Counted, MakeOptimizer, Optimizers
-from synthgrad.schedule.parts import Part, find_parts
+from synthgrad.interface import Interface, routed
+from synthgrad.schedule._chance import Chance, Order, Probability
+from synthgrad.schedule._cuts import find_parts
+from synthgrad.schedule.base import LossFn, MakeOptimizer, Schedule, Segment, Share, Step
 
 
-class FullyUnlocked(Counted):
+class FullyUnlocked(Schedule):
     """Trains the parts of a sequential model without any of them waiting for another (fig. 6).
 
     At every step each part is free with probability ``p_update``, and otherwise busy: it does
@@ -81,133 +69,159 @@ class FullyUnlocked(Counted):
         input_optimizer: MakeOptimizer | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        self.model = _checks.module("model", model)
-        _checks.function("optimizer", optimizer)
-        _checks.functions(feedback_optimizer=feedback_optimizer, input_optimizer=input_optimizer)
-        self.parts = find_parts(model)
-        self.optimizers = Optimizers()
-        self.updates = {part.name: 0 for part in self.parts}
+        super().__init__(model, optimizer, feedback_optimizer=feedback_optimizer)
+        _checks.functions(input_optimizer=input_optimizer)
+        self._make_input = input_optimizer or feedback_optimizer or optimizer
         self._chance = Chance(p_update, order, generator)
-        self._chance.among(list(self.updates))
+        self.adopt(find_parts(model))
+
+    def run(self, step: Step) -> None:
+        """What the free parts do, one after the other.
+
+        Raises:
+            ShapeError: the model's input is not one tensor.
+        """
+        if not isinstance(step.x, Tensor):
+            came = type(step.x).__name__
+            raise ShapeError(f"synthetic inputs are made from one tensor, got {came}")
+        going = [self.segments[position] for position in self._chance.draw()]
+        joined = _Joined(step.x, step.context, going)
+        for part in going:
+            step.guard.expect_no_gradient(part.name, part.parameters)
+            h, context = _run_alone(part, joined.receive(part))
+            if part.interface is None:
+                step.finish_loss(h).backward()
+            else:
+                call = part.interface.unlocked_call(h, context)
+                part.interface.check_synthetic(h, call.synthetic)
+                joined.send(part, h)
+                if h.requires_grad:
+                    h.backward(call.synthetic)
+            step.update(part, *(f"{self._ending_at[below].name} feedback" for below in part.inputs))
+            for interface in (*part.inputs, part.interface):
+                if interface is not None and joined.fit(interface):
+                    name = f"{self._ending_at[interface].name} input"
+                    step.advance(name, checks=interface.check_finite is True)
+
+    def look(self, x: Any, loss_fn: LossFn, context: Any = None) -> list[Segment]:
+        """Finds the parts; no forward pass is needed."""
+        return find_parts(self.model)
+
+    def adopt(self, segments: list[Segment]) -> None:
+        """Raises ArgumentError where a probability is given for a part that is not there."""
+        self._chance.among([segment.name for segment in segments])
+        super().adopt(segments)
+
+    def share_out(self, segments: list[Segment]) -> list[Share]:
+        """An optimiser for each part, feedback model and synthetic input model.
+
+        Raises:
+            ArgumentError: an interface has no synthetic input model.
+            LockingError: interfaces share a model.
+        """
+        shares: list[Share] = []
         taken: set[nn.Parameter] = set()
-        makes = {"feedback": feedback_optimizer or optimizer}
-        makes["input"] = input_optimizer or makes["feedback"]
-        for part in self.parts:
+
+        def share(name: str, make: MakeOptimizer, parameters: list[nn.Parameter]) -> None:
             # Frozen ones as well, which may learn later; but each in one optimiser.
-            own = [p for p in part.parameters() if p not in taken]
-            taken.update(own)
-            self.optimizers.make(part.name, optimizer, own)
-            if (interface := part.above) is None:
+            shares.append((name, make, [p for p in parameters if p not in taken]))
+            taken.update(parameters)
+
+        for part in segments:
+            share(part.name, self._make, part.parameters)
+            if (interface := part.interface) is None:
                 continue
             if interface.inputs is None:
                 raise ArgumentError(
                     f"{interface.label} has no synthetic input model; give one by "
                     "sg.decouple(..., inputs=...) or sg.Interface(..., inputs=...)"
                 )
-            for kind, module in (("feedback", interface.feedback), ("input", interface.inputs)):
-                if any(p in taken and p.requires_grad for p in module.parameters()):
+            for kind, model, make in (
+                ("feedback", interface.feedback, self._make_feedback or self._make),
+                ("input", interface.inputs, self._make_input),
+            ):
+                if any(p in taken and p.requires_grad for p in model.parameters()):
                     raise LockingError(
                         f"the {kind} model of {interface.label} is shared; parts that do not wait "
                         "for each other each need their own"
                     )
-                own = [p for p in module.parameters() if p not in taken]
-                taken.update(own)
-                self.optimizers.make(f"{part.name} {kind}", makes[kind], own)
-        self._guard = Guard(model, self.optimizers)
-
-    def step(
-        self, x: Tensor, loss_fn: Callable[[Any], Tensor], context: Any = None
-    ) -> Tensor | None:
-        """One step of the free parts.
-
-        Args:
-            x: the model's input.
-            loss_fn: ``loss_fn(output)`` returns the scalar loss, or the loss of each example,
-                "batch", whose mean is then taken (critics need it so).
-            context: what conditional models see besides, such as labels; by default that of
-                :func:`synthgrad.context`.
-
-        Returns:
-            The loss, a detached scalar; None where the last part was busy.
-
-        Raises:
-            LockingError: the model is in eval mode, or an interface's ``lambda_`` is not 0.
-            ShapeError, ContextError: a model does not fit its message or the context; ``x`` is not
-                a tensor.
-            NonFiniteError: a synthetic error, the loss, a target (an error or a message) or a
-                gradient holds NaN or infinity. A message that nobody takes is no target. Nothing
-                that is not finite has got into a weight, a statistic or an optimiser's state.
-        """
-        if not self.model.training:
-            raise LockingError("the model is in eval mode; call model.train() before step()")
-        _checks.function("loss_fn", loss_fn)
-        if not isinstance(x, Tensor):
-            raise ShapeError(f"synthetic inputs are made from one tensor, got {type(x).__name__}")
-        context = current_context() if context is None else context
-        self.optimizers.clear_gradients()
-        going = [self.parts[position] for position in self._chance.draw()]
-        run = _Run(self, self._guard, going, x, loss_fn)
-        with self._guard.step(), torch.enable_grad(), in_context(context):
-            for part in going:
-                run.go(part, context)
-        return run.loss
+                share(f"{part.name} {kind}", make, list(model.parameters()))
+        return shares
 
 
-class _Run:
-    """One step: what the free parts sent, and what they took instead of what others sent.
+def _run_alone(part: Segment, x: Any) -> tuple[Any, Any]:
+    """What a part makes of its input, and the context that its interface sees.
+
+    Raises:
+        LockingError: its interface does not come last.
+    """
+    seen: list[tuple[Tensor, Any]] = []
+
+    def cut(interface: Interface, h: Tensor, context: Any) -> Tensor:
+        seen.append((h, context))
+        return h
+
+    with routed(cut):
+        for module in part.modules:
+            x = module(x)
+    if part.interface is None:
+        return x, None
+    if len(seen) != 1 or seen[0][0] is not x:
+        raise LockingError(
+            f"{part.interface.label} ran {len(seen)} times in its part, or its message went on "
+            "inside it; it has to come last, once"
+        )
+    return seen[0]
+
+
+class _Joined:
+    """The interfaces at both ends of which a part is free: what was sent, and what was predicted.
 
     Both are kept only until the synthetic input has been fitted to the message.
     """
 
-    def __init__(
-        self,
-        schedule: FullyUnlocked,
-        guard: Guard,
-        going: list[Part],
-        x: Tensor,
-        loss_fn: Callable[[Any], Tensor],
-    ) -> None:
-        self.schedule = schedule
-        senders = {part.above for part in going}
-        self.awaited = {part.below for part in going if part.below in senders}
-        self.guard = guard
+    def __init__(self, x: Tensor, context: Any, going: list[Segment]) -> None:
         self.x = x
-        self.loss_fn = loss_fn
-        self.loss: Tensor | None = None
+        self.context = context
+        senders = {part.interface for part in going}
+        self.awaited = {below for part in going for below in part.inputs if below in senders}
         self.sent: dict[Interface, Tensor] = {}
-        self.taken: dict[Interface, Tensor] = {}
+        self.predicted: dict[Interface, Tensor] = {}
 
-    def go(self, part: Part, context: Any) -> None:
-        self.guard.expect_no_gradient(part.name, part.parameters())
-        h, own_context = part.run(self._input(part, context))
-        if part.above is None:
-            loss = _checks.loss(self.loss_fn(h))
-            loss = losses(loss).mean() if loss.ndim else loss
-            self.guard.check_loss(loss)
-            self.loss = loss.detach()
-            loss.backward()
-        else:
-            call = part.above.unlocked_call(h, own_context)
-            part.above.check_synthetic(h, call.synthetic)
-            if part.above in self.awaited:
-                self.sent[part.above] = h.detach()
-            if h.requires_grad:
-                h.backward(call.synthetic)
-        checked = part.above is None or part.above.check_finite is True
-        below = [] if part.below is None else [f"{self._name(part.below)} feedback"]
-        self._update(part.name, part.name, *below, checks=checked)
-        self.schedule.updates[part.name] += 1
-        self._fit_input(part.below)
-        self._fit_input(part.above)
+    def send(self, part: Segment, h: Tensor) -> None:
+        """Notes the message at the end of a part, where it will be wanted."""
+        if part.interface in self.awaited:
+            self.sent[part.interface] = h.detach()
 
-    def _fit_input(self, interface: Interface | None) -> None:
-        """Fits a synthetic input to its message, once both are there."""
-        if interface not in self.sent or interface not in self.taken:
-            return
-        assert interface is not None
-        sent, predicted = self.sent.pop(interface), self.taken.pop(interface)
+    def receive(self, part: Segment) -> Tensor:
+        """What a part takes in: the synthetic input, whose error fits the feedback model."""
+        if not part.inputs:
+            return self.x
+        (interface,) = part.inputs
+        assert interface.inputs is not None
+        with about(lambda: f"{interface.label}, its synthetic input model"):
+            predicted = interface.inputs(self.x, self.context)
+        if interface in self.awaited:
+            self.predicted[interface] = predicted
+        message = predicted.detach()
+        with about(
+            lambda: f"{interface.label}, the message that its synthetic input model predicted"
+        ):
+            call = interface.unlocked_call(message, self.context)
+        return interface.hand_over(message, call)
+
+    def fit(self, interface: Interface) -> bool:
+        """Gives a synthetic input its gradients, once its message is there; whether it did.
+
+        Raises:
+            ShapeError: the message has another shape.
+            NonFiniteError: it holds NaN or infinity.
+        """
+        if interface not in self.sent or interface not in self.predicted:
+            return False
+        sent, predicted = self.sent.pop(interface), self.predicted.pop(interface)
         if not predicted.requires_grad:
-            return
+            return False
         if sent.shape != predicted.shape:
             raise ShapeError(
                 f"{interface.label}: the synthetic input has shape {tuple(predicted.shape)}, "
@@ -219,36 +233,4 @@ class _Run:
                 "fitted to holds NaN or infinity; expected finite values"
             )
         squared_error(predicted, sent).backward()
-        name = f"{self._name(interface)} input"
-        self._update(name, name, checks=interface.check_finite is True)
-
-    def _input(self, part: Part, context: Any) -> Tensor:
-        interface = part.below
-        if interface is None:
-            return self.x
-        assert interface.inputs is not None
-        with _blaming(interface, "its synthetic input model"):
-            predicted = interface.inputs(self.x, context)
-        if interface in self.awaited:
-            self.taken[interface] = predicted
-        message = predicted.detach()
-        with _blaming(interface, "the message that its synthetic input model predicted"):
-            call = interface.unlocked_call(message, context)
-        return interface.hand_over(message, call)
-
-    def _name(self, interface: Interface) -> str:
-        return next(part.name for part in self.schedule.parts if part.above is interface)
-
-    def _update(self, name: str, *optimizers: str, checks: bool) -> None:
-        there = self.schedule.optimizers
-        self.guard.update(name, [there[o] for o in optimizers if o in there], checks=checks)
-
-
-@contextmanager
-def _blaming(interface: Interface, what: str) -> Iterator[None]:
-    """Says of an error of ours which interface it is about, and what there is at fault."""
-    try:
-        yield
-    except SynthgradError as error:
-        said = str(error).removeprefix(f"{interface.label}: ")
-        raise type(error)(f"{interface.label}, {what}: {said}") from error
+        return True

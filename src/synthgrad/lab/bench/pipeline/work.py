@@ -20,7 +20,7 @@ from synthgrad.lab.batches import Batches
 from synthgrad.lab.rates import Rate, adam, rate_factor
 from synthgrad.lab.recipes import RECIPES
 from synthgrad.lab.stages.build import evaluation_batches
-from synthgrad.schedule.optimizers import MakeOptimizer
+from synthgrad.schedule import MakeOptimizer
 
 CLASSES = 10
 _FRESH = 50

@@ -1,22 +1,21 @@
-"""Finds the segments into which interfaces cut a model, and the paths that go around a cut."""
+"""Cuts a model into segments at its interfaces: by a look at its graph, or at its sequence."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from synthgrad import _checks
+from synthgrad import _checks, _sandbox
 from synthgrad._graph import leaf_of, nodes_below
-from synthgrad._sandbox import preserved
+from synthgrad._sharing import Held, find_overlap
 from synthgrad.context import context as in_context
 from synthgrad.context import current_context
 from synthgrad.decouple import named_interfaces, wrapper_kinds
-from synthgrad.errors import LockingError, SynthgradWarning
+from synthgrad.errors import LockingError
 from synthgrad.functional import redirect
 from synthgrad.interface import Interface, routed
 
@@ -24,62 +23,7 @@ LAST = "output"
 """The name of the segment that ends at the loss."""
 
 
-def warn_if_whole(model: nn.Module, pieces: int) -> None:
-    """Says so where there is nothing to unlock: a forgotten cut trains, only not as was meant."""
-    if pieces == 1:
-        warnings.warn(
-            f"{type(model).__name__} has no interface, so this schedule is plain backpropagation; "
-            "expected one at least, by sg.decouple() or as a submodule",
-            SynthgradWarning,
-            stacklevel=4,
-        )
-
-
-def refuse_wrapped(model: nn.Module) -> None:
-    """Refuses data-parallel wrappers, which reduce gradients at the end of one backward pass.
-
-    A schedule has several, and updates in between: ranks would drift apart.
-
-    Raises:
-        LockingError: there is such a wrapper.
-    """
-    for module in model.modules():
-        if isinstance(module, wrapper_kinds()):
-            raise LockingError(
-                f"a schedule updates segments before {type(module).__name__} has reduced their "
-                "gradients, so ranks would drift apart; use the model inline: loss.backward() and "
-                "one optimiser"
-            )
-
-
-def refuse_shared_memory(
-    parameters: Mapping[str, Sequence[nn.Parameter]], names: Mapping[Tensor, str]
-) -> None:
-    """Refuses parameters of two segments that are different tensors with the same values in memory.
-
-    Args:
-        parameters: by segment.
-        names: of the parameters.
-
-    Raises:
-        LockingError: there are such; says which.
-    """
-    owner: dict[tuple[Any, int], tuple[str, nn.Parameter]] = {}
-    for segment, own in parameters.items():
-        for parameter in own:
-            if not parameter.numel() or parameter.is_meta:
-                continue
-            place = (parameter.device, parameter.data_ptr())
-            other, twin = owner.setdefault(place, (segment, parameter))
-            if other != segment:
-                raise LockingError(
-                    f"the segments ending at {other!r} and {segment!r} share memory: their "
-                    f"parameters {names.get(twin)!r} and {names.get(parameter)!r} hold the same "
-                    "values; one would change them before the other runs"
-                )
-
-
-@dataclass
+@dataclass(eq=False)
 class Segment:
     """A part of a model between cuts, named by the interface at its end.
 
@@ -88,20 +32,22 @@ class Segment:
         interface: the one at its end; None for the last segment, which ends at the loss.
         parameters: the network's own parameters in it.
         inputs: the interfaces whose messages it receives.
-        fits: those whose feedback models can be fitted once it has run: no later segment
+        receivers: the segments that receive the message of its interface.
+        fits: the interfaces whose feedback models can be fitted once it has run: no later segment
             receives their messages.
-        shared: whether more than one segment receives the message of its interface.
-        unseen: the model's parameters that no segment used in this pass, or that did not require
-            grad; for the last segment.
+        unseen: the model's parameters that no segment used in the pass that was looked at, or that
+            did not require grad; for the last segment.
+        modules: what it runs, in order, where it can run alone.
     """
 
     name: str
     interface: Interface | None
     parameters: list[nn.Parameter] = field(default_factory=list)
     inputs: list[Interface] = field(default_factory=list)
+    receivers: list[Segment] = field(default_factory=list)
     fits: list[Interface] = field(default_factory=list)
-    shared: bool = False
     unseen: list[nn.Parameter] = field(default_factory=list)
+    modules: list[nn.Module] = field(default_factory=list)
 
 
 def find_segments(
@@ -109,7 +55,11 @@ def find_segments(
 ) -> list[Segment]:
     """Runs one forward pass, which leaves no trace and keeps no activations, and looks at it.
 
-    Warns where it finds no interface.
+    Args:
+        model: any module with interfaces.
+        x: its input: one argument, a tuple of positional or a mapping of keyword arguments.
+        loss_fn: makes the loss of its output.
+        context: of conditional feedback models.
 
     Returns:
         The segments in the order in which they run.
@@ -118,16 +68,15 @@ def find_segments(
         LockingError: a path goes around a cut, two segments share a parameter, an interface runs
             twice, or none of an interface's messages reaches the loss.
     """
-    refuse_wrapped(model)
+    _refuse_wrapped(model)
     search = _Search(model)
     # Saved tensors are dropped: only the shape of the graph is wanted.
     drop = torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: torch.empty(0))
     context = current_context() if context is None else context
-    with preserved(model), torch.enable_grad(), drop, in_context(context):
+    with _sandbox.preserved(model), torch.enable_grad(), drop, in_context(context):
         with routed(search.cut):
-            output = model(x)
+            output = _sandbox.run(model, x)
         search.end(_checks.loss(loss_fn(output)), None)
-    warn_if_whole(model, len(search.segments))
     return search.finish(model)
 
 
@@ -135,7 +84,7 @@ class _Search:
     def __init__(self, model: nn.Module) -> None:
         self.segments: list[Segment] = []
         self.paths = named_interfaces(model, reserved=(LAST,))
-        self.names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
+        self.names = _names(model)
         self.owner: dict[Any, Segment] = {}  # of each node seen
         self.sender: dict[Tensor | None, Interface] = {}  # by the leaf under what receivers got
 
@@ -190,18 +139,17 @@ class _Search:
         self.segments.append(segment)
 
     def finish(self, model: nn.Module) -> list[Segment]:
-        last_use = {interface: segment for segment in self.segments for interface in segment.inputs}
+        senders = {segment.interface: segment for segment in self.segments}
         for interface in self.paths:
-            if interface not in last_use:
+            receivers = [s for s in self.segments if interface in s.inputs]
+            if not receivers:
                 raise LockingError(
                     f"{interface.label}: no gradient reaches it, since the loss does not depend "
                     "on its message"
                 )
-            last_use[interface].fits.append(interface)
-        refuse_shared_memory({s.name: s.parameters for s in self.segments}, self.names)
-        for segment in self.segments:
-            uses = [s for s in self.segments if segment.interface in s.inputs]
-            segment.shared = len(uses) > 1
+            senders[interface].receivers = receivers
+            receivers[-1].fits.append(interface)
+        _refuse_shared(self.segments, self.names)
         known = {p for segment in self.segments for p in segment.parameters}
         known.update(p for interface in self.paths for p in interface.parameters())
         self.segments[-1].unseen += [p for p in model.parameters() if p not in known]
@@ -223,3 +171,102 @@ def _with_all_below(node: Any) -> list[Any]:
     for n in queue:
         queue += [below for below, _ in n.next_functions if below and below not in queue]
     return queue
+
+
+def find_parts(model: nn.Module) -> list[Segment]:
+    """Cuts a model of sequential modules at its interfaces into segments that can run alone.
+
+    Raises:
+        LockingError: it is not an ``nn.Sequential``, an interface lies deeper than at the end of a
+            module in the sequence, a sequence that is taken apart has hooks, or two segments share
+            a parameter.
+    """
+    _refuse_wrapped(model)
+    names = named_interfaces(model, reserved=(LAST,))
+    parts = [Segment(LAST, None)]
+    for module in _flat(model):
+        inside = [m for m in module.modules() if isinstance(m, Interface)]
+        parts[-1].modules.append(module)
+        if len(inside) > 1:
+            raise LockingError(
+                f"{len(inside)} interfaces lie inside one {type(module).__name__}; to run alone, "
+                "parts have to follow each other in an nn.Sequential"
+            )
+        if inside:
+            parts[-1].interface, parts[-1].name = inside[0], names[inside[0]]
+            above = Segment(LAST, None, inputs=[inside[0]], fits=[inside[0]])
+            parts[-1].receivers = [above]
+            parts.append(above)
+    for part in parts:
+        own = dict.fromkeys(p for module in part.modules for p in module.parameters())
+        if part.interface is not None:
+            for parameter in part.interface.parameters():
+                own.pop(parameter, None)
+        part.parameters = list(own)
+    _refuse_shared(parts, _names(model))
+    return parts
+
+
+def _flat(model: nn.Module) -> list[nn.Module]:
+    """The modules of nested sequences that hold interfaces; others stay whole."""
+    if not _runs_in_order(model):
+        raise LockingError(
+            f"parts can run alone only in an nn.Sequential, got {type(model).__name__}"
+        )
+    if model._forward_hooks or model._forward_pre_hooks:
+        raise LockingError(
+            f"a sequence of {len(model)} modules has forward hooks, which would not be called, "
+            "since its modules run one by one; expected them on modules that hold no interface"
+        )
+    found: list[nn.Module] = []
+    for child in model:
+        holds = any(isinstance(module, Interface) for module in child.modules())
+        found += _flat(child) if holds and _runs_in_order(child) else [child]
+    return found
+
+
+def _runs_in_order(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _names(model: nn.Module) -> dict[Tensor, str]:
+    return {parameter: name for name, parameter in model.named_parameters()}
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    """Refuses data-parallel wrappers, which reduce gradients at the end of one backward pass.
+
+    A schedule has several, and updates in between: ranks would drift apart.
+
+    Raises:
+        LockingError: there is such a wrapper.
+    """
+    for module in model.modules():
+        if isinstance(module, wrapper_kinds()):
+            raise LockingError(
+                f"a schedule updates segments before {type(module).__name__} has reduced their "
+                "gradients, so ranks would drift apart; use the model inline: loss.backward() and "
+                "one optimiser"
+            )
+
+
+def _refuse_shared(segments: Sequence[Segment], names: dict[Tensor, str]) -> None:
+    """Refuses a parameter of two segments, also as two tensors with the same values in memory.
+
+    Raises:
+        LockingError: there is one; says which.
+    """
+    held = [[Held(repr(names.get(p)), p) for p in segment.parameters] for segment in segments]
+    if (found := find_overlap(held)) is None:
+        return
+    one, other = (segments[position].name for position in found.segments)
+    this, that = found.called
+    what = (
+        f"share a parameter, {this}"
+        if found.same
+        else f"share memory: their parameters {this} and {that} hold the same values"
+    )
+    raise LockingError(
+        f"the segments ending at {one!r} and {other!r} {what}; one would change it before the "
+        "other runs"
+    )

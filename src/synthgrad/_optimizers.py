@@ -1,4 +1,4 @@
-"""The optimisers of a schedule, by name."""
+"""Optimisers by name, one for each part of a model that is updated by itself."""
 
 from __future__ import annotations
 
@@ -101,39 +101,3 @@ class Optimizers(dict[str, Optimizer]):
         for name, optimizer in self.items():
             optimizer.load_state_dict(state[name])
         self._stored = None
-
-
-class Counted:
-    """A schedule that counts the updates of its parts, and whose state is that and its optimisers.
-
-    A generator that was given to it is its user's to save.
-
-    Attributes:
-        optimizers: by name.
-        updates: how often each part has been updated, by name.
-    """
-
-    optimizers: Optimizers
-    updates: dict[str, int]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of every optimiser, and how often each part was updated."""
-        return {"optimizers": self.optimizers.state_dict(), "updates": dict(self.updates)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores :meth:`state_dict`; before the first step, it may be kept until then.
-
-        Raises:
-            ArgumentError: it is no such state, or belongs to a model that is cut elsewhere.
-        """
-        if state.keys() != {"optimizers", "updates"}:
-            raise ArgumentError(
-                f"expected a state with 'optimizers' and 'updates', got one with {list(state)}"
-            )
-        counts = dict(state["updates"])
-        if self.optimizers and counts and counts.keys() != self.updates.keys():
-            raise ArgumentError(
-                f"the state counts updates of {list(counts)}, this model has {list(self.updates)}"
-            )
-        self.optimizers.load_state_dict(state["optimizers"])
-        self.updates = counts or dict.fromkeys(self.updates, 0)
