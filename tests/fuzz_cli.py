@@ -97,9 +97,9 @@ def _prepare():
         two, iterations=2, defaults=two.defaults.changed(units=4, batch_size=2, unroll=2, threads=1)
     )
 
+    from benchmarks import recurrent, step, train
+    from benchmarks.pipeline import main as pipeline
     from synthgrad.lab import cli, reproduce
-    from synthgrad.lab.bench import recurrent, step, train
-    from synthgrad.lab.bench.pipeline import main as pipeline
     from synthgrad.lab.errors import RunError
     from synthgrad.lab.stages import launch, store, work
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,9 +17,8 @@ from typing import Annotated, Any
 import tyro
 
 from synthgrad.errors import SynthgradError, SynthgradWarning
-from synthgrad.lab.bench.commands import BENCHES
 from synthgrad.lab.config import FeedForwardConfig, Schedule
-from synthgrad.lab.errors import UNUSABLE, UsageError
+from synthgrad.lab.errors import UNUSABLE, RunError, UsageError
 from synthgrad.lab.memory import is_out_of_memory
 from synthgrad.lab.multinetwork import MultiNetworkConfig
 from synthgrad.lab.outcome import outcome
@@ -207,7 +206,19 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path = Path("repor
     print(f"written to {write_report(folders, out)}")
 
 
-_Bench = tyro.extras.subcommand_type_from_defaults(
+def _benchmarks() -> Mapping[str, Any]:
+    """The benchmarks, by name: they lie beside ``src/`` in a clone, and in no wheel."""
+    source = Path(__file__).parents[2]
+    if source.name != "src" or not (source.parent / "benchmarks" / "commands.py").is_file():
+        return {}
+    sys.path.insert(0, str(source.parent))
+    from benchmarks.commands import BENCHES
+
+    return BENCHES
+
+
+BENCHES = _benchmarks()
+_Bench = BENCHES and tyro.extras.subcommand_type_from_defaults(
     dict(BENCHES),
     {name: type(one).__doc__ or "" for name, one in BENCHES.items()},
     prefix_names=False,
@@ -249,6 +260,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         try:
             _check_characters(arguments)
+            _check_benchmarks(arguments)
             app.cli(args=arguments, prog="synthgrad", config=config)
         finally:  # also after a help text, which ends in SystemExit
             _flush()
@@ -293,6 +305,20 @@ def _check_characters(arguments: Sequence[str]) -> None:
             raise UsageError(f"an argument is no text: {argument!a}") from None
         if "\0" in argument:
             raise UsageError(f"an argument has a NUL character: {argument!a}")
+
+
+def _check_benchmarks(arguments: Sequence[str]) -> None:
+    """Says of ``bench`` where it can be had, whatever else was asked of it.
+
+    Raises:
+        RunError: there are no benchmarks here.
+    """
+    if not BENCHES and list(arguments[:1]) == ["bench"]:
+        raise RunError(
+            "bench: the benchmarks are not part of the installed package; they lie in benchmarks/ "
+            'of a clone of synthgrad, where "make demo" or pip install -e ".[lab]" makes a command '
+            "that finds them"
+        )
 
 
 def _flush() -> None:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from synthgrad.lab.bench import recurrent
+from benchmarks import recurrent
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.folder import RunFolder
 from synthgrad.lab.report.runs import read_run
