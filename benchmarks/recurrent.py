@@ -15,9 +15,9 @@ from rich.table import Table
 
 from benchmarks.timing import low, machine, timed
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.memory import check_memory
-from synthgrad.lab.run import pick_device
 from synthgrad.lab.runnable import Trains
+from synthgrad.lab.runs.memory import check_memory
+from synthgrad.lab.runs.run import pick_device
 from synthgrad.lab.sequences.config import EpisodeConfig, Method, Precision
 from synthgrad.lab.sequences.recipes import SEQUENCE_RECIPES
 

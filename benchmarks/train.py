@@ -18,7 +18,7 @@ from benchmarks.timing import machine
 from synthgrad.lab.config import Method
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.recipes import RECIPES, Recipe
-from synthgrad.lab.run import pick_device
+from synthgrad.lab.runs.run import pick_device
 
 _PARTS = ("data", "shuffling", "labels", "metrics")
 TARGET = 0.05

@@ -27,8 +27,8 @@ from benchmarks.pipeline.rate import measure_rate
 from benchmarks.pipeline.sizes import FULL, QUICK, Sizes
 from synthgrad import checkpoint
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.run_files import is_a_runs_own
-from synthgrad.lab.signals import SIGNALS, Stopped
+from synthgrad.lab.runs.folder import is_a_runs_own
+from synthgrad.lab.runs.signals import SIGNALS, Stopped
 
 PARTS: dict[str, Callable[[Runner, Sizes], Findings]] = {
     "rate": measure_rate,

@@ -10,10 +10,10 @@ from torch import nn
 from synthgrad import checkpoint
 from synthgrad.errors import NonFiniteError
 from synthgrad.lab import cli
-from synthgrad.lab.divergence import Watch, check_weights, entropy, most_common_error
 from synthgrad.lab.errors import Diverged
 from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.run import run
+from synthgrad.lab.runs.divergence import Watch, check_weights, entropy, most_common_error
+from synthgrad.lab.runs.run import run
 from synthgrad.lab.trainer import Trainer
 
 DIGITS = RECIPES["digits-fcn"]
@@ -96,7 +96,7 @@ def test_weights_that_are_not_finite_are_never_kept(tmp_path, monkeypatch):
             next(trainer.model.parameters()).data[0] = math.nan
 
     monkeypatch.setattr(Trainer, "advance", poisoned)
-    monkeypatch.setattr("synthgrad.lab.run.Pace.due", lambda _: True)
+    monkeypatch.setattr("synthgrad.lab.runs.run.Pace.due", lambda _: True)
     with pytest.raises(Diverged, match="diverged by step 10"):
         run(DIGITS, config, tmp_path)
     state = checkpoint.load(tmp_path / "checkpoint")

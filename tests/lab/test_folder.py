@@ -7,9 +7,9 @@ import pytest
 
 from synthgrad.lab import cli
 from synthgrad.lab.errors import RunError, UsageError
-from synthgrad.lab.folder import RunFolder
 from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.run import run
+from synthgrad.lab.runs.folder import RunFolder
+from synthgrad.lab.runs.run import run
 from synthgrad.lab.trainer import Trainer
 
 DIGITS = RECIPES["digits-fcn"]

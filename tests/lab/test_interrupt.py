@@ -11,8 +11,8 @@ import pytest
 import synthgrad_cli
 from synthgrad.lab import cli
 from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.run import run
-from synthgrad.lab.signals import Stopped
+from synthgrad.lab.runs.run import run
+from synthgrad.lab.runs.signals import Stopped
 from synthgrad.lab.trainer import Trainer
 
 SRC = str(Path(synthgrad_cli.__file__).parent)

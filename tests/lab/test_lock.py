@@ -9,11 +9,12 @@ import sys
 import pytest
 
 from synthgrad.errors import SynthgradWarning
-from synthgrad.lab import cli, lock
+from synthgrad.lab import cli
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.folder import RunFolder
 from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.run import run
+from synthgrad.lab.runs import lock
+from synthgrad.lab.runs.folder import RunFolder
+from synthgrad.lab.runs.run import run
 from synthgrad.lab.trainer import Trainer
 
 DIGITS = RECIPES["digits-fcn"]
@@ -88,7 +89,7 @@ def test_a_run_that_another_finished_meanwhile_is_not_run_again(tmp_path, monkey
 
 def test_a_killed_process_leaves_its_folder_free(tmp_path):
     program = (
-        "import sys, time; from pathlib import Path; from synthgrad.lab.lock import alone\n"
+        "import sys, time; from pathlib import Path; from synthgrad.lab.runs.lock import alone\n"
         "with alone(Path(sys.argv[1])): print(flush=True); time.sleep(100)"
     )
     holder = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE)

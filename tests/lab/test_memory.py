@@ -5,8 +5,8 @@ import torch
 
 from synthgrad.lab import cli
 from synthgrad.lab.errors import RunError
-from synthgrad.lab.memory import enough_memory
 from synthgrad.lab.registry import ALL
+from synthgrad.lab.runs.memory import enough_memory
 from synthgrad.lab.sequences.copying import EpisodeTrainer
 
 COPY = ALL["copy"]

@@ -7,11 +7,12 @@ import os
 import pytest
 
 from synthgrad.errors import SynthgradWarning
-from synthgrad.lab import cli, folder
+from synthgrad.lab import cli
 from synthgrad.lab.errors import RunError
-from synthgrad.lab.folder import RunFolder
 from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.run import run
+from synthgrad.lab.runs import folder
+from synthgrad.lab.runs.folder import RunFolder
+from synthgrad.lab.runs.run import run
 from synthgrad.lab.trainer import Trainer
 
 DIGITS = RECIPES["digits-fcn"]
@@ -120,7 +121,7 @@ def test_a_full_disk_ends_with_1_and_resume_goes_on(tmp_path, monkeypatch, capsy
 
 
 def test_a_run_killed_in_the_middle_of_a_line_ends_as_an_unbroken_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("synthgrad.lab.run.Pace.due", lambda _: True)
+    monkeypatch.setattr("synthgrad.lab.runs.run.Pace.due", lambda _: True)
     config = CONFIG.changed(checkpoint_every=6)
     run(DIGITS, config, tmp_path / "whole")
     advance = Trainer.advance

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from synthgrad.lab.cli import main
-from synthgrad.lab.progress import progress
+from synthgrad.lab.runs.progress import progress
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from synthgrad.lab import checkpoint, cli, tables
+from synthgrad.lab import cli, tables
 from synthgrad.lab.data import DataError
 from synthgrad.lab.errors import RunError, UsageError
 from synthgrad.lab.recipes import PAPER
 from synthgrad.lab.reproduce import reproduce
-from synthgrad.lab.signals import Stopped
+from synthgrad.lab.runs import folder
+from synthgrad.lab.runs.signals import Stopped
 from synthgrad.lab.tables import Cell, PaperTable
 
 ITERATIONS = 8
@@ -245,7 +246,7 @@ def test_a_signal_stops_with_checkpoints_and_says_how_to_go_on(tmp_path, jobs, n
     folders = [tmp_path / "out" / "tiny" / name for name in ("3-none-seed0", "3-cdni-seed0")]
     until = time.monotonic() + 60
     try:
-        while any(checkpoint.load_newest(f / "checkpoint") is None for f in folders[:jobs]):
+        while any(folder.load_newest(f / "checkpoint") is None for f in folders[:jobs]):
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.01)

@@ -13,9 +13,9 @@ import torch
 
 from synthgrad.lab.data import DataSet
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.folder import RunFolder
 from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.run import run
+from synthgrad.lab.runs.folder import RunFolder
+from synthgrad.lab.runs.run import run
 from synthgrad.lab.trainer import Trainer
 from tests.tape import TapeRecorder
 

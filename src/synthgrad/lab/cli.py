@@ -18,15 +18,14 @@ import tyro
 
 from synthgrad.errors import SynthgradError, SynthgradWarning
 from synthgrad.lab.config import FeedForwardConfig, Schedule
-from synthgrad.lab.errors import UNUSABLE, RunError, UsageError
-from synthgrad.lab.memory import is_out_of_memory
+from synthgrad.lab.errors import UNUSABLE, RunError, UsageError, check_path
 from synthgrad.lab.multinetwork import MultiNetworkConfig
 from synthgrad.lab.outcome import outcome
 from synthgrad.lab.registry import ALL
-from synthgrad.lab.run_files import check_path
 from synthgrad.lab.runnable import Runnable
+from synthgrad.lab.runs.memory import is_out_of_memory
+from synthgrad.lab.runs.signals import Stopped
 from synthgrad.lab.sequences import EpisodeConfig, TextConfig
-from synthgrad.lab.signals import Stopped
 from synthgrad.lab.stages.commands import COMMANDS
 from synthgrad.lab.tables import TABLES
 
@@ -126,7 +125,7 @@ def list_recipes() -> None:
 @app.command
 def run(options: tyro.conf.OmitArgPrefixes[_RunOptions]) -> None:  # type: ignore[valid-type]
     """Run one recipe into a run folder."""
-    from synthgrad.lab.run import run as run_recipe
+    from synthgrad.lab.runs.run import run as run_recipe
 
     chosen: Any = options
     recipe = ALL[chosen.recipe]

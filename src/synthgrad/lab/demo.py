@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from synthgrad.lab.config import Method
+from synthgrad.lab.errors import check_path
 from synthgrad.lab.recipes import RECIPES
 from synthgrad.lab.report import write_report
-from synthgrad.lab.run import run
-from synthgrad.lab.run_files import check_path
+from synthgrad.lab.runs.run import run
 
 METHODS: dict[Method, str] = {
     "backprop": "backprop",

@@ -14,9 +14,9 @@ from torch import nn
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.data import DataSet, load
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.memory import A_MODULE, A_PARAMETER, BASE, widths
 from synthgrad.lab.methods import PaperHidden
 from synthgrad.lab.models import cnn, fcn
+from synthgrad.lab.runs.memory import A_MODULE, A_PARAMETER, BASE, widths
 
 if TYPE_CHECKING:
     from synthgrad.lab.trainer import Trainer

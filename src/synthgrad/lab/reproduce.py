@@ -16,14 +16,14 @@ import torch
 from synthgrad.errors import SynthgradError
 from synthgrad.lab.config import Schedule
 from synthgrad.lab.errors import RunError, UsageError
-from synthgrad.lab.folder import RunFolder
-from synthgrad.lab.jobs import Job, in_turn, side_by_side
 from synthgrad.lab.outcome import outcome
 from synthgrad.lab.registry import ALL
 from synthgrad.lab.report import write_report
-from synthgrad.lab.run import pick_device, run
+from synthgrad.lab.runs.folder import RunFolder
+from synthgrad.lab.runs.jobs import Job, in_turn, side_by_side
+from synthgrad.lab.runs.run import pick_device, run
+from synthgrad.lab.runs.signals import Stopped
 from synthgrad.lab.settings import MOST_THREADS, check_range
-from synthgrad.lab.signals import Stopped
 from synthgrad.lab.tables import DRAWN_BY, TABLES, Cell, PaperTable
 
 

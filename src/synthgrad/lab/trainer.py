@@ -16,9 +16,9 @@ from synthgrad.lab.batches import Batches
 from synthgrad.lab.captured import CapturedStep, recorder_for
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.data import DataSet
-from synthgrad.lab.divergence import check_weights, most_common_error
 from synthgrad.lab.methods import put_in
 from synthgrad.lab.recipes import EVAL_BATCH, Recipe
+from synthgrad.lab.runs.divergence import check_weights, most_common_error
 from synthgrad.lab.steppers import BySchedule, Inline, OneByOne, Stepper, mean_loss
 from synthgrad.probe import probe
 

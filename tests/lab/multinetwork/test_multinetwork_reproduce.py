@@ -10,7 +10,7 @@ from synthgrad.lab.cli import main
 from synthgrad.lab.multinetwork import MULTI_NETWORK
 from synthgrad.lab.outcome import outcome
 from synthgrad.lab.reproduce import reproduce
-from synthgrad.lab.run import run
+from synthgrad.lab.runs.run import run
 from synthgrad.lab.tables import TABLES
 
 

@@ -15,7 +15,7 @@ from synthgrad.lab.multinetwork import MULTI_NETWORK
 from synthgrad.lab.multinetwork.networks import errors
 from synthgrad.lab.multinetwork.stream import Streams
 from synthgrad.lab.multinetwork.trainer import MultiNetworkTrainer
-from synthgrad.lab.run import run
+from synthgrad.lab.runs.run import run
 
 RECIPE = replace(MULTI_NETWORK, data="digits")
 DATA = RECIPE.load(None, torch.device("cpu"))

@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks import recurrent
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.folder import RunFolder
 from synthgrad.lab.report.runs import read_run
-from synthgrad.lab.run import run
+from synthgrad.lab.runs.folder import RunFolder
+from synthgrad.lab.runs.run import run
 from synthgrad.lab.sequences import SEQUENCE_RECIPES
 
 

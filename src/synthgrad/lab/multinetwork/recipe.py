@@ -11,9 +11,9 @@ import torch
 
 from synthgrad.lab.data import DataSet, load
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.memory import A_PARAMETER, BASE, widths
 from synthgrad.lab.multinetwork.config import MultiNetworkConfig
 from synthgrad.lab.multinetwork.trainer import MultiNetworkTrainer
+from synthgrad.lab.runs.memory import A_PARAMETER, BASE, widths
 
 PAPER: Mapping[str, Any] = {"iterations": 100_000, "learning_rate": 1e-5}
 """D.3; the figure's curves are stable after 100k steps."""

@@ -15,11 +15,11 @@ import synthgrad as sg
 from synthgrad.errors import NonFiniteError
 from synthgrad.feedback import MLP
 from synthgrad.lab.data import DataSet
-from synthgrad.lab.divergence import check_weights, most_common_error
 from synthgrad.lab.multinetwork.config import MultiNetworkConfig
 from synthgrad.lab.multinetwork.networks import Answers, Joint, NetworkA, NetworkB, errors
 from synthgrad.lab.multinetwork.stream import Streams, rounds
 from synthgrad.lab.rates import Rate, adam
+from synthgrad.lab.runs.divergence import check_weights, most_common_error
 
 ROUNDS = 4
 """How often each test digit is seen in a test."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from synthgrad.errors import NonFiniteError
 from synthgrad.lab.data.text import TextData
-from synthgrad.lab.divergence import entropy
 from synthgrad.lab.errors import UsageError
+from synthgrad.lab.runs.divergence import entropy
 from synthgrad.lab.sequences.averages import Averages
 from synthgrad.lab.sequences.bpc import bits_per_character
 from synthgrad.lab.sequences.config import TextConfig

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from synthgrad.errors import NonFiniteError
 from synthgrad.lab.captured import CapturedStep, recorder_for
-from synthgrad.lab.divergence import check_weights
 from synthgrad.lab.rates import Rate, adam
+from synthgrad.lab.runs.divergence import check_weights
 from synthgrad.lab.sequences.config import RecurrentConfig
 from synthgrad.lab.sequences.history import History
 from synthgrad.lab.sequences.network import Network, State, bridge, message_of

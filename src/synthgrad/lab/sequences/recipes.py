@@ -12,8 +12,8 @@ import torch
 
 from synthgrad.lab.data.text import TextData, load_text
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.memory import A_PARAMETER, BASE, widths
 from synthgrad.lab.runnable import Trains
+from synthgrad.lab.runs.memory import A_PARAMETER, BASE, widths
 from synthgrad.lab.sequences.config import EpisodeConfig, RecurrentConfig, TextConfig
 from synthgrad.lab.sequences.copying import EpisodeTrainer
 from synthgrad.lab.sequences.language import TextTrainer

@@ -9,10 +9,9 @@ from typing import Any
 import tyro
 
 from synthgrad.lab.config import FeedForwardConfig
-from synthgrad.lab.errors import UsageError
+from synthgrad.lab.errors import UsageError, check_path
 from synthgrad.lab.outcome import outcome
 from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.run_files import check_path
 from synthgrad.lab.stages.options import PipelineConfig
 
 

@@ -16,10 +16,10 @@ from synthgrad.distributed.supervisor import MISTAKE, Supervised
 from synthgrad.errors import SynthgradError
 from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.folder import RunFolder, versions
 from synthgrad.lab.recipes import RECIPES, Recipe
-from synthgrad.lab.run import pick_device
-from synthgrad.lab.signals import SIGNALS, Stopped
+from synthgrad.lab.runs.folder import RunFolder, versions
+from synthgrad.lab.runs.run import pick_device
+from synthgrad.lab.runs.signals import SIGNALS, Stopped
 from synthgrad.lab.stages.build import build
 from synthgrad.lab.stages.options import PipelineConfig, check_here, settled, to_json
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from synthgrad.errors import NonFiniteError
-from synthgrad.lab.divergence import Watch
+from synthgrad.lab.runs.divergence import Watch
 from synthgrad.lab.errors import Diverged, RunError, UsageError
-from synthgrad.lab.folder import RunFolder, versions
-from synthgrad.lab.lock import alone, refuse_if_held
-from synthgrad.lab.memory import check_memory, enough_memory
-from synthgrad.lab.pace import Pace
-from synthgrad.lab.progress import progress
+from synthgrad.lab.runs.folder import RunFolder, versions
+from synthgrad.lab.runs.lock import alone, refuse_if_held
+from synthgrad.lab.runs.memory import check_memory, enough_memory
+from synthgrad.lab.runs.progress import progress
 from synthgrad.lab.runnable import Runnable, Trains
-from synthgrad.lab.signals import Stopped, noted_signals
+from synthgrad.lab.runs.signals import Stopped, noted_signals
 
 
 def run(
@@ -177,3 +177,35 @@ def pick_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise UsageError(f"--device: expected cpu, cuda, cuda:1 or auto, got {name!r}")
     return device
+
+
+SHARE = 0.05
+"""Of a run's time, what its checkpoints may take."""
+FREE = 1.0
+"""Seconds that count for nothing, so that short runs are not held back."""
+
+
+class Pace:
+    """Keeps something that is done now and then from taking more than its share of the time.
+
+    Args:
+        clock: tells the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._taken = 0.0
+
+    def due(self) -> bool:
+        """Whether it has not taken its share yet."""
+        return self._taken <= FREE + SHARE * (self._clock() - self._began)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Counts the time of the block."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._taken += self._clock() - start

@@ -6,8 +6,9 @@ import json
 import math
 import os
 import platform
+import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ import torch
 
 from synthgrad import checkpoint
 from synthgrad.errors import SynthgradWarning
-from synthgrad.lab.checkpoint import BEGIN_ANEW, load_newest
-from synthgrad.lab.errors import UNUSABLE, RunError, UsageError
-from synthgrad.lab.run_files import FILES, check_path, run_around
+from synthgrad.lab.errors import UNUSABLE, RunError, UsageError, check_path
 
+FILES = ("config.json", "metrics.jsonl", "summary.json")
+_FILE = re.compile(r"config\.json|metrics\.jsonl|summary\.json|\.lock|events\.out\.tfevents\..*")
+_FOLDER = re.compile(r"checkpoint|stage-\d+")
+BEGIN_ANEW = "to begin anew delete the run folder, or give another with --out"
+"""What to do about a folder that cannot be gone on with."""
 REMEMBERED = 1 << 16
 """Bytes at the end of the metrics that a checkpoint can restore."""
 
@@ -98,7 +102,7 @@ class RunFolder:
         with open(self.metrics, "a", encoding="utf-8") as file:
             file.write(_json({"step": step, **values}) + "\n")
         if self._events is None:
-            from synthgrad.lab.events import EventFile
+            from synthgrad.lab.runs.events import EventFile
 
             self._events = EventFile(self.path, step)
         self._events.write(step, values)
@@ -233,6 +237,50 @@ def what_counts(config: dict[str, Any]) -> dict[str, Any]:
     flat = {k: v for k, v in config.items() if k != "pipeline"}
     flat |= {f"pipeline.{k}": v for k, v in config.get("pipeline", {}).items()}
     return {k: v for k, v in flat.items() if k not in _MAY_DIFFER}
+
+
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole, or None where there is none at all.
+
+    Raises:
+        RunError: there are checkpoints, and all are damaged.
+    """
+    state = checkpoint.load(folder)
+    if state is None and (paths := checkpoint.newest_first(folder)):
+        names = ", ".join(path.name for path in paths)
+        raise RunError(f"all checkpoints in {folder} are damaged ({names}); {BEGIN_ANEW}")
+    return state
+
+
+def run_around(path: Path) -> Path | None:
+    """The run among whose checkpoints a path lies, which need not exist; None for none."""
+    real = Path(os.path.realpath(path))
+    for folder in (real, *real.parents):
+        if _FOLDER.fullmatch(folder.name) and (folder.parent / "config.json").exists():
+            return folder.parent
+    return None
+
+
+def is_a_runs_own(path: Path, runs: Iterable[Path] = ()) -> bool:
+    """Whether a path, which need not exist, is or would be taken for a file of a run.
+
+    By its name, by where it lies, also through links, and as another name of a file of ``runs``.
+    """
+    real = Path(os.path.realpath(path))
+    return (
+        any(_FILE.fullmatch(name) for name in (path.name, real.name))
+        or run_around(path) is not None
+        or (real.is_file() and any(real.samefile(own) for run in runs for own in _files(run)))
+    )
+
+
+def _files(run: Path) -> Iterator[Path]:
+    """The files of one run folder."""
+    for path in run.iterdir():
+        if path.is_file() and _FILE.fullmatch(path.name):
+            yield path
+        elif path.is_dir() and _FOLDER.fullmatch(path.name):
+            yield from (inside for inside in path.iterdir() if inside.is_file())
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from synthgrad.lab.errors import RunError
-from synthgrad.lab.signals import SIGNALS, Stopped, noted_signals
+from synthgrad.lab.runs.signals import SIGNALS, Stopped, noted_signals
 
 _POLL_SECONDS = 0.2
 
