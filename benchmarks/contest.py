@@ -12,10 +12,8 @@ from benchmarks.examples import examples
 from benchmarks.throughput import Peak, operations
 from benchmarks.timing import low, timed
 from synthgrad.feedback.encode import encode
-from synthgrad.lab.batches import Batches
-from synthgrad.lab.config import FeedForwardConfig
-from synthgrad.lab.recipes import Recipe
-from synthgrad.lab.trainer import Trainer
+from synthgrad.lab.data.batches import Batches
+from synthgrad.lab.experiments.images import FeedForwardConfig, ImageExperiment, ImageTrainer
 
 WARM_UP = 6
 """Steps before any is timed; enough to capture a CUDA graph, too."""
@@ -80,7 +78,7 @@ class Result:
 
 
 def contest(
-    recipe: Recipe,
+    recipe: ImageExperiment,
     methods: Sequence[str],
     device: torch.device,
     *,
@@ -94,7 +92,7 @@ def contest(
         recipe: what is trained, as it stands, but for the warm-up of lambda, which is left out.
         methods: which.
         device: where.
-        precision: as in :class:`synthgrad.lab.config.FeedForwardConfig`.
+        precision: as in :class:`synthgrad.lab.experiments.images.FeedForwardConfig`.
         data_root: where the data sets are.
         rounds: the fewest and the most.
     """
@@ -103,7 +101,9 @@ def contest(
     work = {}
     for method in methods:
         config = recipe.defaults.changed(method=method, warmup=0, precision=precision)
-        work[method] = _Work(Trainer(recipe, config, data), data.classes, device)
+        work[method] = _Work(
+            recipe.build(recipe.settle(config), data, device), data.classes, device
+        )
     together = sum(one.turn for one in work.values())
     count = int(rounds[1] * TURN * len(work) / together)
     for turn in range(min(max(count, rounds[0]), rounds[1])):
@@ -120,7 +120,7 @@ def contest(
 class _Work:
     """A trainer between its turns."""
 
-    def __init__(self, trainer: Trainer, classes: int, device: torch.device) -> None:
+    def __init__(self, trainer: ImageTrainer, classes: int, device: torch.device) -> None:
         self.trainer = trainer
         self.device = device
         trainer.advance()

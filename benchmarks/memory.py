@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from synthgrad.decouple import decouple
-from synthgrad.lab.models import fcn, hidden_name
+from synthgrad.lab.experiments.feed_forward import fcn, hidden_name
 from synthgrad.schedule import Unlocked
 
 # The batch differs from every width, so that an activation is known by its first axis.

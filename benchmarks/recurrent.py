@@ -15,11 +15,12 @@ from rich.table import Table
 
 from benchmarks.timing import low, machine, timed
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.runnable import Trains
+from synthgrad.lab.experiment import Trainer
+from synthgrad.lab.experiments import ALL
+from synthgrad.lab.experiments.copying import EpisodeConfig
+from synthgrad.lab.experiments.recurrent import Method, Precision
 from synthgrad.lab.runs.memory import check_memory
 from synthgrad.lab.runs.run import pick_device
-from synthgrad.lab.sequences.config import EpisodeConfig, Method, Precision
-from synthgrad.lab.sequences.recipes import SEQUENCE_RECIPES
 
 METHODS: tuple[Method, ...] = get_args(Method)
 TARGETS = {"dni": 1.15, "dni-aux": 1.30}
@@ -57,7 +58,7 @@ def main(
     where = pick_device(device)
     for unroll in unrolls:
         config = EpisodeConfig(unroll=unroll, units=units, batch_size=batch_size)
-        recipe = SEQUENCE_RECIPES["copy"]
+        recipe = ALL["copy"]
         check_memory(recipe.memory(recipe.settle(config)), config, where)
     if where.type == "cpu":
         torch.set_num_threads(threads)
@@ -85,12 +86,12 @@ def _times(
     units: int, batch: int, unroll: int, precision: Precision, device: torch.device, rounds: int
 ) -> dict[str, float]:
     """Seconds of a step by each method: the lower quartile over rounds."""
-    trainers: dict[str, Trains] = {}
+    trainers: dict[str, Trainer] = {}
     for method in METHODS:
         config = EpisodeConfig(
             method=method, unroll=unroll, units=units, batch_size=batch, precision=precision
         )
-        trainers[method] = SEQUENCE_RECIPES["copy"].trainer(config, None, device)
+        trainers[method] = ALL["copy"].trainer(config, None, device)
     for trainer in trainers.values():
         for _ in range(WARM_UP):
             trainer.advance()

@@ -17,7 +17,7 @@ from benchmarks.allocator import keep_freed_memory
 from benchmarks.memory import peak_activation_bytes
 from synthgrad.context import context
 from synthgrad.decouple import decouple
-from synthgrad.lab.models import fcn, hidden_name
+from synthgrad.lab.experiments.feed_forward import fcn, hidden_name
 from synthgrad.schedule import Unlocked
 
 BATCH, INPUTS, UNITS, CLASSES = 256, 784, 256, 10

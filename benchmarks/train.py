@@ -15,9 +15,9 @@ from rich.table import Table
 
 from benchmarks.contest import ROUNDS, Contestant, Result, contest
 from benchmarks.timing import machine
-from synthgrad.lab.config import Method
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.recipes import RECIPES, Recipe
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import ImageExperiment, Method
 from synthgrad.lab.runs.run import pick_device
 
 _PARTS = ("data", "shuffling", "labels", "metrics")
@@ -66,7 +66,9 @@ def _check(option: str, chosen: Sequence[str], known: Sequence[str]) -> None:
         )
 
 
-def _print(console: Console, recipe: Recipe, result: Result, where: str, precision: str) -> None:
+def _print(
+    console: Console, recipe: ImageExperiment, result: Result, where: str, precision: str
+) -> None:
     examples = recipe.data if result.real else f"random examples in the shape of {recipe.data}"
     size, layers = recipe.defaults.batch_size, recipe.defaults.layers
     console.print(

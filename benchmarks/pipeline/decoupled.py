@@ -11,7 +11,8 @@ from typing import Any
 from benchmarks.pipeline.job import Job
 from benchmarks.pipeline.work import Task
 from synthgrad.distributed import Options, Stage
-from synthgrad.lab.stages.build import loss_fn, wrong
+from synthgrad.lab.experiments.feed_forward import loss_fn
+from synthgrad.lab.stages.build import wrong
 
 
 def train_decoupled(job: Job, task: Task, note: Callable[[int], None]) -> dict[str, Any]:

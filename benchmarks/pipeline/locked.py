@@ -13,7 +13,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 
 from benchmarks.pipeline.job import Job
 from benchmarks.pipeline.work import Task
-from synthgrad.lab.stages.build import loss_fn
+from synthgrad.lab.experiments.feed_forward import loss_fn
 
 SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 _TIMEOUT = timedelta(seconds=120)

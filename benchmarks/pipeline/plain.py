@@ -13,7 +13,8 @@ from torch import nn
 from benchmarks.pipeline.job import Job
 from benchmarks.pipeline.work import Task
 from synthgrad.distributed.learner import Learner, Sent
-from synthgrad.lab.stages.build import loss_fn, wrong
+from synthgrad.lab.experiments.feed_forward import loss_fn
+from synthgrad.lab.stages.build import wrong
 
 _LATE = 4
 """Steps after which a target comes to a stage alone."""

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from synthgrad.distributed import cut
 from synthgrad.errors import ArgumentError
 from synthgrad.feedback import Feedback, Linear
-from synthgrad.lab.batches import Batches
-from synthgrad.lab.rates import Rate, adam, rate_factor
-from synthgrad.lab.recipes import RECIPES
+from synthgrad.lab.data.batches import Batches
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.rates import Rate, adam, rate_factor
 from synthgrad.lab.stages.build import evaluation_batches
 from synthgrad.schedule.optimizers import MakeOptimizer
 

@@ -13,7 +13,7 @@ from benchmarks.examples import examples
 from benchmarks.throughput import Peak, operations
 from synthgrad.lab import cli
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.recipes import RECIPES
+from synthgrad.lab.experiments.image_recipes import RECIPES
 
 CPU = torch.device("cpu")
 DIGITS = RECIPES["digits-fcn"]

@@ -11,7 +11,8 @@ from benchmarks.pipeline.locked import _sums
 from benchmarks.pipeline.plain import train_alone, train_backprop
 from benchmarks.pipeline.work import Work, build
 from synthgrad.errors import ArgumentError
-from synthgrad.lab.stages.build import loss_fn, wrong
+from synthgrad.lab.experiments.feed_forward import loss_fn
+from synthgrad.lab.stages.build import wrong
 
 DIGITS = Work(kind="mnist", recipe="digits-fcn", batch=64, iterations=100)
 WIDE = Work(kind="wide", batch=32, width=24, message=16, depth=1)

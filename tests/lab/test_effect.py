@@ -4,7 +4,7 @@ import pytest
 
 from synthgrad.lab import cli
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.registry import ALL
+from synthgrad.lab.experiments import ALL
 from synthgrad.lab.runs.run import run
 
 

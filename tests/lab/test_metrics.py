@@ -9,11 +9,11 @@ import pytest
 from synthgrad.errors import SynthgradWarning
 from synthgrad.lab import cli
 from synthgrad.lab.errors import RunError
-from synthgrad.lab.recipes import RECIPES
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import ImageTrainer
 from synthgrad.lab.runs import folder
 from synthgrad.lab.runs.folder import RunFolder
 from synthgrad.lab.runs.run import run
-from synthgrad.lab.trainer import Trainer
 
 DIGITS = RECIPES["digits-fcn"]
 CONFIG = DIGITS.defaults.changed(units=8, iterations=20, eval_every=2, checkpoint_every=100)
@@ -124,7 +124,7 @@ def test_a_run_killed_in_the_middle_of_a_line_ends_as_an_unbroken_one(tmp_path, 
     monkeypatch.setattr("synthgrad.lab.runs.run.Pace.due", lambda _: True)
     config = CONFIG.changed(checkpoint_every=6)
     run(DIGITS, config, tmp_path / "whole")
-    advance = Trainer.advance
+    advance = ImageTrainer.advance
 
     def killed(trainer):
         if trainer.step == 11:
@@ -132,7 +132,7 @@ def test_a_run_killed_in_the_middle_of_a_line_ends_as_an_unbroken_one(tmp_path, 
         advance(trainer)
 
     with monkeypatch.context() as broken:
-        broken.setattr(Trainer, "advance", killed)
+        broken.setattr(ImageTrainer, "advance", killed)
         with pytest.raises(RunError, match="killed"):
             run(DIGITS, config, tmp_path / "broken")
     torn = tmp_path / "broken" / "metrics.jsonl"

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,15 +17,13 @@ from typing import Annotated, Any
 import tyro
 
 from synthgrad.errors import SynthgradError, SynthgradWarning
-from synthgrad.lab.config import FeedForwardConfig, Schedule
 from synthgrad.lab.errors import UNUSABLE, RunError, UsageError, check_path
-from synthgrad.lab.multinetwork import MultiNetworkConfig
-from synthgrad.lab.outcome import outcome
-from synthgrad.lab.registry import ALL
-from synthgrad.lab.runnable import Runnable
+from synthgrad.lab.experiment import Experiment
+from synthgrad.lab.experiments import ALL
+from synthgrad.lab.experiments.images import Schedule
 from synthgrad.lab.runs.memory import is_out_of_memory
+from synthgrad.lab.runs.progress import outcome
 from synthgrad.lab.runs.signals import Stopped
-from synthgrad.lab.sequences import EpisodeConfig, TextConfig
 from synthgrad.lab.stages.commands import COMMANDS
 from synthgrad.lab.tables import TABLES
 
@@ -49,39 +47,18 @@ class RunOptions:
     """Go on with the run that the folder holds."""
 
 
-# One class for each kind of settings, since options are read off the annotations.
-
-
-@dataclass(frozen=True, kw_only=True)
-class _FeedForwardOptions(RunOptions):
-    config: FeedForwardConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class _EpisodeOptions(RunOptions):
-    config: EpisodeConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class _TextOptions(RunOptions):
-    config: TextConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class _MultiNetworkOptions(RunOptions):
-    config: MultiNetworkConfig
-
-
-def _options(recipe: Runnable) -> RunOptions:
+def _options(recipe: Experiment[Any, Any]) -> RunOptions:
+    """A recipe's options: those of every run, and the recipe's settings."""
     config = recipe.defaults
-    if isinstance(config, FeedForwardConfig):
-        return _FeedForwardOptions(recipe=recipe.name, config=config)
-    if isinstance(config, EpisodeConfig):
-        return _EpisodeOptions(recipe=recipe.name, config=config)
-    if isinstance(config, MultiNetworkConfig):
-        return _MultiNetworkOptions(recipe=recipe.name, config=config)
-    assert isinstance(config, TextConfig)
-    return _TextOptions(recipe=recipe.name, config=config)
+    # A class for each kind of settings, since options are read off the annotations.
+    kind = make_dataclass(
+        "RunOptions",
+        [("config", type(config))],
+        bases=(RunOptions,),
+        frozen=True,
+        kw_only=True,
+    )
+    return kind(recipe=recipe.name, config=config)
 
 
 _RunOptions = tyro.extras.subcommand_type_from_defaults(

@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from synthgrad.lab.config import Method
 from synthgrad.lab.errors import check_path
-from synthgrad.lab.recipes import RECIPES
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import Method
 from synthgrad.lab.report import write_report
 from synthgrad.lab.runs.run import run
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from synthgrad.lab.registry import ALL
+from synthgrad.lab.experiments import ALL
 from synthgrad.lab.report.groups import group
 from synthgrad.lab.report.results import table
 from synthgrad.lab.report.runs import read_run

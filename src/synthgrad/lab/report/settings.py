@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from synthgrad.lab.registry import ALL
+from synthgrad.lab.experiments import ALL
 from synthgrad.lab.report.runs import Run
 from synthgrad.lab.runs.folder import what_counts
 

@@ -1,13 +1,15 @@
-"""Progress: bars on a terminal, plain lines elsewhere."""
+"""Progress: bars on a terminal, plain lines elsewhere; and what a run came to, in one line."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
+
+from synthgrad.lab.experiments import metrics
 
 
 class Report(Protocol):
@@ -69,30 +71,25 @@ def _lines(name: str, total: int) -> Report:
     return report
 
 
-# In this order.
-_SHOWN = (
-    ("train_loss", "loss {:.4f}"),
-    ("train_loss_a", "loss a {:.4f}"),
-    ("train_loss_b", "loss b {:.4f}"),
-    ("validation_error", "validation error {:.2f}%"),
-    ("validation_error_a", "validation error a {:.2f}%"),
-    ("validation_error_b", "validation error b {:.2f}%"),
-    ("test_error", "test error {:.2f}%"),
-    ("test_error_a", "test error a {:.2f}%"),
-    ("test_error_b", "test error b {:.2f}%"),
-    ("train_bits", "train bits {:.3f}"),
-    ("task_length", "task length {:.0f}"),
-    ("solved_length", "solved length {:.0f}"),
-    ("validation_bpc", "validation bpc {:.3f}"),
-    ("test_bpc", "test bpc {:.3f}"),
-    ("explained/boundary", "explained/boundary {:.2f}"),
-)
-
-
-def _shown(values: dict[str, float]) -> str:
+def _shown(values: Mapping[str, float]) -> str:
     """What there is of it; NaN says that nothing was measured, and a divergence is an error."""
+    known = metrics()
     return "  ".join(
-        text.format(values[key])
-        for key, text in _SHOWN
-        if not math.isnan(values.get(key, math.nan))
+        known[name].progress.format(value)
+        for name, value in values.items()
+        if name in known and known[name].progress and not math.isnan(value)
     )
+
+
+def outcome(summary: Mapping[str, Any]) -> str:
+    """What a finished run came to, as in "test error 1.36% after 5000 iterations in 60 s"."""
+    found = summary["metrics"]
+    said = next(
+        (
+            metric.outcome.format(found[name])
+            for name, metric in metrics().items()
+            if metric.outcome and found.get(name) is not None
+        ),
+        "done",
+    )
+    return f"{said} after {summary['iterations']} iterations in {summary['seconds']:.0f} s"

@@ -18,12 +18,12 @@ from synthgrad.lab.runs.folder import RunFolder, versions
 from synthgrad.lab.runs.lock import alone, refuse_if_held
 from synthgrad.lab.runs.memory import check_memory, enough_memory
 from synthgrad.lab.runs.progress import progress
-from synthgrad.lab.runnable import Runnable, Trains
+from synthgrad.lab.experiment import Experiment, Trainer
 from synthgrad.lab.runs.signals import Stopped, noted_signals
 
 
 def run(
-    recipe: Runnable,
+    experiment: Experiment[Any, Any],
     config: Any,
     out: Path,
     *,
@@ -31,11 +31,11 @@ def run(
     resume: bool = False,
     label: str | None = None,
 ) -> dict[str, Any]:
-    """Runs a recipe into a folder, or goes on where the folder's run was stopped.
+    """Runs an experiment into a folder, or goes on where the folder's run was stopped.
 
     Args:
-        recipe: what to train.
-        config: settings of the recipe's kind.
+        experiment: what to train.
+        config: settings of its kind.
         out: the folder.
         data_root: where data sets are.
         resume: go on with what the folder holds.
@@ -50,26 +50,26 @@ def run(
         Diverged: training went to infinity, or forgot what it had learned.
         Stopped: SIGINT or SIGTERM came; ``resume`` goes on from there.
     """
-    config = recipe.settle(config)
+    config = experiment.settle(config)
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    said = {"recipe": recipe.name, **config.to_json()}
+    said = {"recipe": experiment.name, **config.to_json()}
     folder = RunFolder(out, said, resume=resume, needs_run=resume)
     done = folder.finished()
     if done is not None:
         return done
     # Whatever is wrong with the settings comes up here, before anything is written.
     refuse_if_held(out)
-    check_memory(recipe.memory(config), config, device)
+    check_memory(experiment.memory(config), config, device)
     with enough_memory(config):
-        trainer = recipe.trainer(config, recipe.load(data_root, device), device)
+        trainer = experiment.build(config, experiment.load(data_root, device), device)
     with noted_signals() as stop, alone(out), enough_memory(config):
         folder.open()
         if (done := folder.finished()) is not None:  # by another process, meanwhile
             return done
         try:
-            return _train(recipe, config, trainer, folder, label or config.method, stop)
+            return _train(experiment, config, trainer, folder, label or config.method, stop)
         except OSError as error:
             if error.errno is None:  # none of the system's
                 raise
@@ -82,9 +82,9 @@ def run(
 
 
 def _train(
-    recipe: Runnable,
+    experiment: Experiment[Any, Any],
     config: Any,
-    trainer: Trains,
+    trainer: Trainer,
     folder: RunFolder,
     name: str,
     stop: Sequence[int],
@@ -138,7 +138,7 @@ def _train(
     if verdict := watch.verdict():
         raise Diverged(_diverged(trainer.step, verdict, folder))
     summary = {
-        "recipe": recipe.name,
+        "recipe": experiment.name,
         "config": config.to_json(),
         "iterations": trainer.step,
         "examples": trainer.samples,

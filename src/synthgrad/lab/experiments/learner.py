@@ -1,4 +1,4 @@
-"""One training step: an unroll of the LSTM, its gradients, and Adam."""
+"""One training step of a recurrent network: an unroll, its gradients, Adam, and what it came to."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthgrad.errors import NonFiniteError
-from synthgrad.lab.captured import CapturedStep, recorder_for
-from synthgrad.lab.rates import Rate, adam
+from synthgrad.lab.experiments.captured import CapturedStep, recorder_for
+from synthgrad.lab.experiments.lstm import Network, State, bridge, message_of
+from synthgrad.lab.experiments.rates import Rate, adam
+from synthgrad.lab.experiments.recurrent import RecurrentConfig
 from synthgrad.lab.runs.divergence import check_weights
-from synthgrad.lab.sequences.config import RecurrentConfig
-from synthgrad.lab.sequences.history import History
-from synthgrad.lab.sequences.network import Network, State, bridge, message_of
 from synthgrad.types import Float, Shaped
 
 
@@ -34,6 +33,42 @@ class Chunk(NamedTuple):
     targets: Shaped[Tensor, "steps batch"]
     weights: Float[Tensor, "2 steps batch"]
     numbers: Shaped[Tensor, "2"]
+
+
+class History:
+    """The last inputs of every row, carried from unroll to unroll.
+
+    A state that has forgotten a character cannot tell M which error that character will cause; an
+    input that M sees itself can. Inputs are small next to states, and nothing is backpropagated
+    through them.
+
+    Args:
+        length: how many inputs, the present one among them.
+        batch: rows.
+        channels: the width of an input.
+        device: where they live.
+
+    Attributes:
+        past: the inputs before the next unroll, ``"length-1 batch channels"``; zeros at first.
+    """
+
+    def __init__(self, length: int, batch: int, channels: int, device: torch.device) -> None:
+        self.length = length
+        self.past = torch.zeros(max(length - 1, 0), batch, channels, device=device)
+
+    def windows(
+        self, inputs: Float[Tensor, "steps batch channels"], steps: int
+    ) -> Float[Tensor, "wanted batch width"]:
+        """For each of the last ``steps`` steps, its last inputs side by side."""
+        if not self.length:
+            return inputs[-steps:, :, :0]
+        every = torch.cat([self.past, inputs])[-(len(self.past) + steps) :]
+        return every.unfold(0, self.length, 1).flatten(2)
+
+    def advance(self, inputs: Float[Tensor, "steps batch channels"]) -> None:
+        """Goes on to the next unroll, in the same memory."""
+        if len(self.past):
+            self.past.copy_(torch.cat([self.past, inputs])[-len(self.past) :])
 
 
 class Learner:
@@ -233,3 +268,53 @@ class Learner:
         self.norms.copy_(state["norms"])
         if self._captured is not None:
             self._captured.forget()
+
+
+class Window(NamedTuple):
+    """What came since the beginning of a window.
+
+    Attributes:
+        bits: the summed error.
+        number: of how many characters.
+        ends: both sums, from the very beginning to the window's end.
+    """
+
+    bits: float
+    number: float
+    ends: tuple[float, float]
+
+    @property
+    def mean(self) -> float:
+        """Bits per character; NaN of none."""
+        return self.bits / self.number if self.number else math.nan
+
+
+class Averages:
+    """Windows over :attr:`Learner.totals`, one after the other.
+
+    Args:
+        totals: the sums, ``"2 2"``; they are read only when somebody looks.
+        which: of the two weights.
+    """
+
+    def __init__(self, totals: Tensor, which: int) -> None:
+        self._totals = totals
+        self._which = which
+        self._begins = (0.0, 0.0)
+
+    def look(self) -> Window:
+        """The window until now; waits for the device."""
+        bits, number = self._totals[:, self._which].tolist()
+        return Window(bits - self._begins[0], number - self._begins[1], (bits, number))
+
+    def restart(self, window: Window) -> None:
+        """Begins a new window where one that was looked at ends."""
+        self._begins = window.ends
+
+    def state(self) -> list[float]:
+        """Where the window began."""
+        return list(self._begins)
+
+    def restore(self, state: list[float]) -> None:
+        """Takes over what :meth:`state` returned."""
+        self._begins = (state[0], state[1])

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch.optim import Adam
 
-from synthgrad.lab.config import FeedForwardConfig
-
 
 def rate_factor(step: int, iterations: int) -> float:
     """What the initial rate is multiplied with at a step, counted from 0.
@@ -64,23 +62,32 @@ def adam(parameters: Iterable[Any], rate: Rate) -> Adam:
 
 
 class Rates:
-    """The rates of a feed-forward run.
+    """The rates of a feed-forward run, which fall as the paper's.
 
-    Attributes:
-        own: that of the network.
+    Args:
+        own: that of the network, at first.
         feedback: that of the feedback models.
-        inputs: that of the models that predict inputs. It falls with the others only in the paper's
-            schedule: these models have to follow the layers, to the end.
+        inputs: that of the models that predict inputs.
+        iterations: of the run.
+        device: of the parameters.
+        inputs_fall: whether that of the models that predict inputs falls with the others.
     """
 
-    def __init__(self, config: FeedForwardConfig, device: torch.device) -> None:
-        self.own = Rate(config.learning_rate, device)
-        self.feedback = Rate(config.feedback_learning_rate, device)
-        self.inputs = Rate(config.input_learning_rate, device)
-        self._iterations = config.iterations
-        self._falling = [self.own, self.feedback]
-        if config.schedule == "paper":
-            self._falling.append(self.inputs)
+    def __init__(
+        self,
+        own: float,
+        feedback: float,
+        inputs: float,
+        iterations: int,
+        device: torch.device,
+        *,
+        inputs_fall: bool,
+    ) -> None:
+        self.own, self.feedback, self.inputs = (
+            Rate(initial, device) for initial in (own, feedback, inputs)
+        )
+        self._iterations = iterations
+        self._falling = [self.own, self.feedback, *([self.inputs] if inputs_fall else [])]
 
     def at(self, step: int) -> None:
         """Makes them those of a step, counted from 0."""

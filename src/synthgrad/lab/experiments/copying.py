@@ -1,22 +1,56 @@
-"""The trainer of Copy and Repeat Copy: endless episodes that grow longer as they are solved."""
+"""Copy and Repeat Copy: endless episodes that grow longer as they are solved (3.1, D.2)."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field, field_validator
 
 from synthgrad.errors import NonFiniteError
-from synthgrad.lab.sequences.averages import Averages
-from synthgrad.lab.sequences.blocks import Blocks
-from synthgrad.lab.sequences.config import EpisodeConfig
-from synthgrad.lab.sequences.episodes import EpisodeStream
-from synthgrad.lab.sequences.learner import Learner
-from synthgrad.lab.sequences.levels import Curriculum, Task
+from synthgrad.lab.experiment import Axis, Metric, Trainer
+from synthgrad.lab.experiments.episodes import Blocks, EpisodeStream
+from synthgrad.lab.experiments.learner import Averages, Learner
+from synthgrad.lab.experiments.levels import Curriculum, Task
+from synthgrad.lab.experiments.recurrent import (
+    EXPLAINED,
+    OF_ANY,
+    TRAIN_BITS,
+    TRAINING,
+    RecurrentConfig,
+    RecurrentExperiment,
+)
 
 
-class EpisodeTrainer:
+class EpisodeConfig(RecurrentConfig):
+    """The options of Copy and Repeat Copy.
+
+    Raises:
+        UsageError: as for :class:`RecurrentConfig`.
+    """
+
+    characters: Annotated[int, Field(ge=0, le=1 << 16)] = 0
+    """How many different characters there are to copy; 0 for what suits the recipe (the paper does
+    not say)."""
+    phases: Literal["random", "same"] = "random"
+    """Where in their episode the rows begin: each at its own step, or all at the first."""
+    threshold: Annotated[float, Field(gt=0)] = 0.15
+    """Bits: a level is solved when the average error of a character is below that."""
+    level_every: Annotated[int, Field(ge=1)] = 50
+    """Steps between checks of the level, which wait for the device; the last comes at the end."""
+
+    @field_validator("characters")
+    @classmethod
+    def _more_than_one(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("there is nothing to remember of one character; expected 2 or more")
+        return value
+
+
+class EpisodeTrainer(Trainer):
     """Trains one network on one of the two tasks by one method.
 
     Every ``level_every`` steps, and at the end, it looks whether the level is solved, and there
@@ -26,13 +60,7 @@ class EpisodeTrainer:
         task: which of the two.
         config: all settings, settled.
         device: where it trains.
-
-    Attributes:
-        step: training steps done.
-        finished: whether there is nothing left to do; never, for the levels have no end.
     """
-
-    finished = False
 
     def __init__(self, task: Task, config: EpisodeConfig, device: torch.device) -> None:
         self.config = config
@@ -42,7 +70,6 @@ class EpisodeTrainer:
         )
         self.blocks = Blocks(stream, config.unroll, config.level_every)
         self.learner = Learner(config, stream.channels, stream.classes, device)
-        self.step = 0
         # Of all that counts, and of what counts at the present level: see Chunk.weights.
         self._all = Averages(self.learner.totals, 0)
         self._current = Averages(self.learner.totals, 1)
@@ -127,3 +154,85 @@ class EpisodeTrainer:
         self.curriculum.load_state_dict(state["curriculum"])
         for window, kept in zip((self._all, self._current), state["windows"], strict=True):
             window.restore(kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copying(RecurrentExperiment[EpisodeConfig, None]):
+    """One of the two tasks.
+
+    Attributes:
+        task: which.
+    """
+
+    metrics: ClassVar = (
+        Metric(
+            "solved_length",
+            "Longest length solved",
+            0,
+            "solved length {:.0f}",
+            outcome="longest solved length {:.0f}",
+        ),
+        TRAIN_BITS,
+        *OF_ANY,
+        Metric("task_length", progress="task length {:.0f}"),
+        Metric("level_bits"),
+        Metric("n"),
+        Metric("r"),
+    )
+    charts: ClassVar = (
+        Axis(
+            "solved_length",
+            "Longest length solved",
+            "T_task",
+            limits=(0, 1),
+            over="samples",
+            stepped=True,
+        ),
+        TRAINING,
+        EXPLAINED,
+    )
+
+    task: Task
+
+    def memory(self, config: EpisodeConfig) -> int:
+        """About how many bytes training needs."""
+        symbols = config.characters + 2
+        # Of each step of a block a dozen whole numbers besides what is read.
+        block = config.level_every * config.consumed * (symbols + 24)
+        return self.bytes_for(config, symbols) + 4 * block
+
+    def load(self, root: Path | None, device: torch.device) -> None:
+        """Nothing: the episodes are made up."""
+
+    def build(self, config: EpisodeConfig, data: None, device: torch.device) -> EpisodeTrainer:
+        """What trains it."""
+        return EpisodeTrainer(self.task, config, device)
+
+
+_COPYING = {"units": 256, "characters": 8}
+"""The paper's sizes; that it has 8 characters is our guess."""
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Copying(
+            "copy",
+            "Table 1, Copy; figure 17, top",
+            "copy",
+            EpisodeConfig(),
+            task=Task(repeats=False),
+            suits={"samples": 3_000_000, "characters": 2, "units": 128},
+            by_method={"bptt": {"learning_rate": 2e-3}},
+            sizes=_COPYING,
+        ),
+        Copying(
+            "repeat-copy",
+            "Table 1, Repeat Copy; figure 4, left; figure 17, bottom",
+            "repeat-copy",
+            EpisodeConfig(),
+            task=Task(repeats=True),
+            suits={"samples": 3_000_000, "characters": 2},
+            sizes=_COPYING,
+        ),
+    )
+}

@@ -1,12 +1,17 @@
-"""What a recurrent run is made of. A recipe is a set of defaults for it."""
+"""What all experiments with recurrent networks share: settings, what suits them, memory (D.2)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from synthgrad.lab.errors import UsageError
+from synthgrad.lab.experiment import Axis, Experiment, Metric
+from synthgrad.lab.runs.memory import A_PARAMETER, BASE, widths
 from synthgrad.lab.settings import MOST_THREADS, Settings
 
 Method = Literal["bptt", "dni", "dni-aux"]
@@ -24,6 +29,53 @@ _FEEDBACK = (
     "feedback_into_core",
 )
 _AUXILIARY = ("auxiliary_hidden", "auxiliary_into_core")
+
+
+TRAIN_BITS = Metric("train_bits", "Training bits per character (last)", 3, "train bits {:.3f}")
+OF_ANY = (
+    Metric("samples", "Characters read", 0),
+    Metric(
+        "explained/boundary",
+        "Explained variance of the synthetic gradient",
+        progress="explained/boundary {:.2f}",
+    ),
+    Metric("explained/inside", "Explained variance inside the unroll"),
+    Metric("explained/auxiliary", "Explained variance of the auxiliary prediction"),
+    Metric("gradient_norm"),
+    Metric("feedback_gradient_norm"),
+)
+"""What training any recurrent network logs."""
+BITS = "bits per character"
+TRAINING = Axis("train_bits", "Training error", BITS, over="samples", from_zero=False)
+EXPLAINED = Axis(
+    "explained/boundary",
+    "Explained variance of the synthetic gradient",
+    "explained",
+    0.0,
+    over="samples",
+)
+
+PAPER: Mapping[str, Any] = {
+    "iterations": 2_500_000,
+    "learning_rate": 7e-5,
+    "batch_size": 256,
+    "scale": 0.1,
+    "feedback_history": 0,
+    "auxiliary_into_core": "all",
+    "clip": 0.0,
+}
+"""Of every recurrent network (D.2); on the Penn Treebank early stopping comes first."""
+
+SUITS: Mapping[str, Any] = {
+    "learning_rate": 1e-3,
+    "batch_size": 32,
+    "units": 64,
+    "scale": 0.5,
+    "feedback_history": 16,
+    "auxiliary_into_core": "all",
+    "clip": 0.0,
+}
+"""What suits all recurrent networks on two cores; docs/log.md says what else was tried."""
 
 
 class RecurrentConfig(Settings):
@@ -133,50 +185,91 @@ class RecurrentConfig(Settings):
         return -(-samples // self.consumed)
 
 
-class EpisodeConfig(RecurrentConfig):
-    """The options of Copy and Repeat Copy.
+Config = TypeVar("Config", bound=RecurrentConfig)
+Data = TypeVar("Data")
 
-    Raises:
-        UsageError: as for :class:`RecurrentConfig`.
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentExperiment(Experiment[Config, Data]):
+    """A task for a recurrent network, and the settings that suit it.
+
+    Attributes:
+        suits: what is left open by the defaults, for every method: any setting whose default is 0
+            or None, among them ``units``, ``batch_size`` and ``samples``.
+        by_method: what suits one method better.
+        sizes: the paper's.
+        larger_steps: whether the rates are meant for T = 2 and grow with T, since of as many
+            characters longer unrolls make fewer steps: the network's with the square root of T / 2,
+            at most twofold; the feedback model's with T / 2, at most 10/3-fold.
     """
 
-    characters: Annotated[int, Field(ge=0, le=1 << 16)] = 0
-    """How many different characters there are to copy; 0 for what suits the recipe (the paper does
-    not say)."""
-    phases: Literal["random", "same"] = "random"
-    """Where in their episode the rows begin: each at its own step, or all at the first."""
-    threshold: Annotated[float, Field(gt=0)] = 0.15
-    """Bits: a level is solved when the average error of a character is below that."""
-    level_every: Annotated[int, Field(ge=1)] = 50
-    """Steps between checks of the level, which wait for the device; the last comes at the end."""
+    methods: ClassVar = {
+        "bptt": "the true error comes back, from within the unroll",
+        "dni": "a synthetic gradient comes back over the end of the unroll",
+        "dni-aux": "a synthetic gradient, which the network also learns to foresee an unroll ahead",
+    }
 
-    @field_validator("characters")
-    @classmethod
-    def _more_than_one(cls, value: int) -> int:
-        if value == 1:
-            raise ValueError("there is nothing to remember of one character; expected 2 or more")
-        return value
+    suits: Mapping[str, Any]
+    by_method: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    larger_steps: bool = False
+
+    @property
+    def paper(self) -> Mapping[str, Any]:
+        """The paper's settings."""
+        return {**PAPER, **self.sizes}
+
+    def suited(self, config: Config) -> Mapping[str, Any]:
+        """What suits the method and the unroll."""
+        if config.schedule == "paper":
+            suited = dict(self.paper)
+        else:
+            suited = {**SUITS, **self.suits, **self.by_method.get(config.method, {})}
+            if self.larger_steps:
+                fewer = max(config.unroll / 2, 1.0)
+                suited["learning_rate"] *= min(math.sqrt(fewer), 2.0)
+                suited["feedback_learning_rate"] *= min(fewer, 10 / 3)
+        if config.iterations or config.samples:  # said, if only in one of the two ways
+            suited["iterations"] = suited["samples"] = 0
+        return {"warmup": 0, **suited}
+
+    def settle(self, config: Config) -> Config:
+        """The configuration with nothing left open, its iterations those that its samples take.
+
+        Raises:
+            UsageError: it is that of another kind of experiment; or it has both iterations and
+                samples, which disagree.
+        """
+        config = super().settle(config)
+        return config.changed(iterations=_iterations(config))
+
+    def bytes_for(self, config: RecurrentConfig, symbols: int) -> int:
+        """About how many bytes training needs, where so many symbols are read one-hot."""
+        units, rows = config.units, config.batch_size
+        steps = rows * config.unroll
+        parameters = 4 * units * (units + symbols) + units * symbols
+        values = steps * (symbols * 4 + units * 10)
+        if config.method != "bptt":
+            sees = units * (1 if config.feedback_sees == "output" else 2)
+            history = (config.feedback_history or 0) * symbols
+            hidden = (units,) if config.feedback_hidden is None else config.feedback_hidden
+            parameters += widths((sees + history, *hidden, 2 * units))
+            values += rows * (sees + 2 * history + 3 * sum(hidden) + 6 * units)
+            if config.method == "dni-aux":
+                ahead = hidden if config.auxiliary_hidden is None else config.auxiliary_hidden
+                parameters += widths((units, *ahead, 2 * units))
+                values += steps * (2 * history + 3 * sum(ahead) + 16 * units)
+        return BASE + A_PARAMETER * parameters + 4 * (values + symbols**2)
 
 
-class TextConfig(RecurrentConfig):
-    """The options of language modelling by characters.
-
-    Raises:
-        UsageError: as for :class:`RecurrentConfig`.
-    """
-
-    eval_every: Annotated[int, Field(ge=1)] = 5000
-    """Steps between evaluations on the validation text."""
-    patience: Annotated[int, Field(ge=0)] = 1
-    """Evaluations without a new best after which training stops; 0 for never."""
-    bpc_level: Annotated[float, Field(gt=0)] = 1.35
-    """Test bits per character whose data and time are noted when they are first reached."""
-    evaluation_characters: Annotated[int, Field(ge=0)] = 0
-    """Of the validation and of the test text only so many, from the start; 0 for all."""
-
-    @field_validator("evaluation_characters")
-    @classmethod
-    def _something_to_predict(cls, value: int) -> int:
-        if value == 1:
-            raise ValueError("of one character there is none to predict; expected 2 or more")
-        return value
+def _iterations(config: RecurrentConfig) -> int:
+    """Of a configuration with all else settled."""
+    if not config.samples:
+        return config.iterations
+    needed = config.iterations_for(config.samples)
+    if config.iterations not in (0, needed):
+        raise UsageError(
+            f"--iterations and --samples are two ways to say one thing: {config.samples} samples "
+            f"take {needed} iterations, got {config.iterations}"
+        )
+    return needed

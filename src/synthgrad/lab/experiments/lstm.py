@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from synthgrad.errors import SynthgradWarning
 from synthgrad.feedback import MLP
-from synthgrad.lab.sequences.config import RecurrentConfig
+from synthgrad.lab.experiments.recurrent import RecurrentConfig
 from synthgrad.recurrent import RecurrentInterface
 from synthgrad.types import Float
 

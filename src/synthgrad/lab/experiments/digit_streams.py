@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synthgrad.lab.batches import Batches
+from synthgrad.lab.data.batches import Batches
 from synthgrad.types import Float, Shaped
 
 THREE = 3

@@ -1,17 +1,24 @@
-"""Streams of Copy and Repeat Copy episodes: all rows at once, on the device."""
+"""Streams of Copy and Repeat Copy episodes: all rows at once, on the device.
+
+Their random numbers are a function of where they are needed, and of nothing else: such a stream has
+no generator to keep, its position is its whole state, every device gives the same numbers, and all
+steps of all rows can be drawn at once.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from synthgrad.lab.sequences.levels import Level, Task
-from synthgrad.lab.sequences.scramble import below, scramble
+from synthgrad.lab.experiments.learner import Chunk
+from synthgrad.lab.experiments.levels import Level, Task
 from synthgrad.types import Float, Shaped
+
+Number = TypeVar("Number", int, Tensor)
 
 NUMBER_SCALE = 0.1
 """R is read as one number on a channel of its own, so that no level is the last; this keeps it
@@ -127,3 +134,85 @@ class EpisodeStream:
         rows = state["rows"].to(self._keys.device)
         self._position, self._episode, self._n, self._r = (row.clone() for row in rows)
         self.level = Level(*state["level"])
+
+
+class Blocks:
+    """Chunks of a stream of episodes, made a block at a time.
+
+    The level may change between blocks: what a block holds was made at one level.
+
+    Args:
+        stream: the episodes.
+        unroll: steps of a chunk.
+        chunks: in a block.
+    """
+
+    def __init__(self, stream: EpisodeStream, unroll: int, chunks: int) -> None:
+        self.stream = stream
+        self.unroll = unroll
+        self.chunks = chunks
+        self._used = chunks
+        self._before: dict[str, Any] = {}
+        self._block: list[Chunk] = []
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the next chunk is the first of a block."""
+        return self._used == self.chunks
+
+    def next(self) -> Chunk:
+        """The next chunk of all rows."""
+        if self.is_used_up:
+            self._make()
+            self._used = 0
+        chunk = self._block[self._used]
+        self._used += 1
+        return chunk
+
+    def _make(self) -> None:
+        self._before = self.stream.state_dict()
+        episodes = self.stream.read(self.chunks * self.unroll)
+        weights = torch.stack([episodes.counted, episodes.current]).float()
+        weights = weights.unflatten(1, (self.chunks, self.unroll)).transpose(0, 1).contiguous()
+        self._block = [
+            Chunk(*parts)
+            for parts in zip(
+                episodes.inputs.split(self.unroll),
+                episodes.targets.split(self.unroll),
+                weights,
+                weights.sum(dim=(2, 3)),
+                strict=True,
+            )
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream was before the block, and how much of the block is used."""
+        before = self.stream.state_dict() if self.is_used_up else self._before
+        return {"stream": before, "used": self._used}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to the moment of :meth:`state_dict`; makes the block again."""
+        self.stream.load_state_dict(state["stream"])
+        self._used = state["used"]
+        if not self.is_used_up:
+            self._make()
+
+
+_MASK = 0xFFFFFFFF
+_FACTOR = 0x45D9F3B
+
+
+def scramble(key: Number) -> Number:
+    """Maps a number in [0, 2^32), or each of a tensor (int64), to a random-looking one.
+
+    The mixing is the well-known xor, shift and multiply of 32-bit hash functions; all products stay
+    below 2^63.
+    """
+    key = ((key >> 16) ^ key) * _FACTOR & _MASK
+    key = ((key >> 16) ^ key) * _FACTOR & _MASK
+    return (key >> 16) ^ key
+
+
+def below(key: Number, bound: Number | int) -> Number:
+    """A number from 0 to ``bound`` - 1 for a random one in [0, 2^32); ``bound`` below 2^31."""
+    return key * bound >> 32
