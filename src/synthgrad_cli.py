@@ -24,7 +24,7 @@ def stop_at_once_on_sigint() -> None:
     """From now on Ctrl-C ends the process with one line and exit code 130.
 
     Nothing is unwound: whoever has something to lose (a run, processes of its own) takes the signal
-    over while that is so (:func:`synthgrad.lab.signals.noted_signals`).
+    over while that is so (:func:`synthgrad.lab.runs.signals.noted_signals`).
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored (nohup)
         signal.signal(signal.SIGINT, _stop)

@@ -2,7 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-with install_import_hook("synthgrad", "beartype.beartype"):
+with install_import_hook(["synthgrad", "benchmarks"], "beartype.beartype"):
     import synthgrad  # noqa: F401
 
 import signal

@@ -55,17 +55,17 @@ def _prepare():
     """Replaces what takes long, before the command line is imported; returns its ``main``."""
     import torch
 
-    from synthgrad.lab import recipes
     from synthgrad.lab.data import DataSet
     from synthgrad.lab.data.text import TextData
-    from synthgrad.lab.multinetwork import recipe as multinetwork
-    from synthgrad.lab.sequences import recipes as sequences
+    from synthgrad.lab.experiments import ALL, image_recipes, multirate, recurrent
+    from synthgrad.lab.experiments import images as of_images
+    from synthgrad.lab.experiments import text as of_text
 
     torch.set_num_threads(1)
 
     def images(name, root=None, device="cpu"):
         generator = torch.Generator().manual_seed(0)
-        shape = recipes._IMAGES[name]
+        shape = of_images.SHAPES[name]
         x = torch.rand(80, *shape, generator=generator)
         y = torch.arange(80) % 10
         return DataSet(name, x[:60], y[:60], x[60:], y[60:], classes=10)
@@ -74,32 +74,31 @@ def _prepare():
         symbols = torch.arange(3000) % 7
         return TextData(name, "abcdefg", symbols[:2000], symbols[:500], symbols[:500])
 
-    recipes.load = multinetwork.load = images
-    sequences.load_text = text
-    for module in (recipes, multinetwork, sequences):  # --schedule paper would take days
+    of_images.load = multirate.load = images
+    of_text.load_text = text
+    for module in (of_images, multirate, recurrent):  # --schedule paper would take days
         vars(module)["PAPER"] = {**vars(module)["PAPER"], "iterations": 2}
-    for name, recipe in list(recipes.RECIPES.items()):
+    for name, recipe in list(image_recipes.RECIPES.items()):
         defaults = recipe.defaults.changed(units=4, batch_size=8, layers=3, threads=1)
-        hidden = recipes.PaperHidden(dni=(4,), cdni=())
-        recipes.RECIPES[name] = replace(
-            recipe, defaults=defaults, iterations=2, suited=(), feedback_hidden=hidden
+        hidden = {"dni": (4,), "cdni": ()}
+        ALL[name] = image_recipes.RECIPES[name] = replace(
+            recipe, defaults=defaults, iterations=2, suits=(), feedback_hidden=hidden
         )
-    recipes._FULLY_UNLOCKED = {**recipes._FULLY_UNLOCKED, "iterations": 2, "input_hidden": (4,)}
-    for name, recipe in list(sequences.SEQUENCE_RECIPES.items()):
+    of_images._FULLY_UNLOCKED = {**of_images._FULLY_UNLOCKED, "iterations": 2, "input_hidden": (4,)}
+    for name in ("copy", "repeat-copy", "ptb"):
+        recipe = ALL[name]
+        assert isinstance(recipe, recurrent.RecurrentExperiment)
         small = {**recipe.suits, "samples": 100, "units": 4, "batch_size": 4}
-        sequences.SEQUENCE_RECIPES[name] = replace(
-            recipe, suits=small, defaults=recipe.defaults.changed(threads=1)
-        )
-    two = multinetwork.MULTI_NETWORK
-    from synthgrad.lab import multinetwork as package
-
-    package.MULTI_NETWORK = replace(
+        ALL[name] = replace(recipe, suits=small, defaults=recipe.defaults.changed(threads=1))
+    two = multirate.RECIPES["multi-network"]
+    ALL[two.name] = replace(
         two, iterations=2, defaults=two.defaults.changed(units=4, batch_size=2, unroll=2, threads=1)
     )
 
+    from benchmarks import recurrent as bench_recurrent
+    from benchmarks import step, train
+    from benchmarks.pipeline import main as pipeline
     from synthgrad.lab import cli, reproduce
-    from synthgrad.lab.bench import recurrent, step, train
-    from synthgrad.lab.bench.pipeline import main as pipeline
     from synthgrad.lab.errors import RunError
     from synthgrad.lab.stages import launch, store, work
 
@@ -112,7 +111,7 @@ def _prepare():
     launch.launch, work.work, store.keep = nothing, nothing, nothing
     reproduce.run_cell = nothing
     step.main, train.contest = nothing, fails
-    recurrent._times = lambda *_: dict.fromkeys(recurrent.METHODS, 1.0)
+    bench_recurrent._times = lambda *_: dict.fromkeys(bench_recurrent.METHODS, 1.0)
     pipeline.PARTS = dict.fromkeys(pipeline.PARTS, fails)
     return cli
 
@@ -185,8 +184,8 @@ def _some(random_, **options):
 
 def call(random_, number):
     """One call's arguments."""
-    from synthgrad.lab.recipes import RECIPES
-    from synthgrad.lab.registry import ALL
+    from synthgrad.lab.experiments import ALL
+    from synthgrad.lab.experiments.image_recipes import RECIPES
     from synthgrad.lab.stages.options import PipelineConfig
     from synthgrad.lab.tables import TABLES
 

@@ -123,7 +123,7 @@ def test_a_file_is_short_and_says_what_it_is(path):
     [
         ("import torch.nn, os", "synthgrad", {"torch.nn", "os"}),
         ("from synthgrad import audit, probe", "synthgrad", {"synthgrad.audit", "synthgrad.probe"}),
-        ("from synthgrad.lab.run import run", "synthgrad", {"synthgrad.lab.run.run"}),
+        ("from synthgrad.lab.runs.run import run", "synthgrad", {"synthgrad.lab.runs.run.run"}),
         ("def f():\n  class A:\n    import numpy", "synthgrad", {"numpy"}),
         ("try:\n  import a\nexcept E:\n  import b\nelse:\n  import c", "synthgrad", {*"abc"}),
         ("if TYPE_CHECKING:\n  import a\nelse:\n  import b", "synthgrad", {"b"}),

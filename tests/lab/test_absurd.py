@@ -8,10 +8,10 @@ import torch
 
 from synthgrad.lab import cli
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.memory import available, check_memory
-from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.run import run
-from synthgrad.lab.trainer import Trainer
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import ImageTrainer
+from synthgrad.lab.runs.memory import available, check_memory
+from synthgrad.lab.runs.run import run
 
 HUGE = str(10**12)
 DIGITS = ("run", "digits-fcn", "--iterations", "2", "--units", "8", "--threads", "1")
@@ -116,8 +116,8 @@ def test_the_largest_seed_trains(tmp_path):
 
 
 def test_memory_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("synthgrad.lab.memory.available", lambda _: 1 << 28)
-    monkeypatch.setattr(Trainer, "__init__", lambda *_: pytest.fail("it was built"))
+    monkeypatch.setattr("synthgrad.lab.runs.memory.available", lambda _: 1 << 28)
+    monkeypatch.setattr(ImageTrainer, "__init__", lambda *_: pytest.fail("it was built"))
     config = RECIPES["digits-fcn"].defaults
     says = r"--units 64, --layers 4: that needs about [\d.]+ .iB of memory, .* has 256\.0 MiB free"
     with pytest.raises(UsageError, match=says):
@@ -126,7 +126,7 @@ def test_memory_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
 
 
 def test_a_machine_that_does_not_say_its_memory_is_trusted(monkeypatch):
-    monkeypatch.setattr("synthgrad.lab.memory.available", lambda _: None)
+    monkeypatch.setattr("synthgrad.lab.runs.memory.available", lambda _: None)
     check_memory(1 << 80, RECIPES["digits-fcn"].defaults, torch.device("cpu"))
 
 

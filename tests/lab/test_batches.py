@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from synthgrad.lab.batches import Batches
+from synthgrad.lab.data.batches import Batches
 
 
 def _batches(seed: int = 3) -> Batches:

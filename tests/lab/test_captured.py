@@ -11,11 +11,11 @@ import torch
 
 from synthgrad.decouple import named_interfaces
 from synthgrad.errors import LockingError, NonFiniteError, SynthgradWarning
-from synthgrad.lab import trainer as trainer_module
-from synthgrad.lab.captured import WARM_UP
 from synthgrad.lab.data import DataSet
-from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.trainer import Trainer
+from synthgrad.lab.experiments import images as trainer_module
+from synthgrad.lab.experiments.captured import WARM_UP
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import ImageTrainer
 from tests.tape import Tape, TapeRecorder
 
 STEPS = 12  # the rate falls at 8 and at 10
@@ -57,15 +57,17 @@ def _data(recipe: str) -> DataSet:
     return DataSet("any", x, y, x[:30], y[:30], classes=10)
 
 
-def _trainer(case, recorder=None, monkeypatch=None) -> Trainer:
+def _trainer(case, recorder=None, monkeypatch=None) -> ImageTrainer:
     name, settings = case
     if monkeypatch is not None:
         monkeypatch.setattr(trainer_module, "recorder_for", lambda *_: recorder)
     recipe = RECIPES[name]
-    return Trainer(recipe, recipe.defaults.changed(**settings), _data(name))
+    return recipe.build(
+        recipe.settle(recipe.defaults.changed(**settings)), _data(name), torch.device("cpu")
+    )
 
 
-def _advance(trainer: Trainer, steps: int) -> None:
+def _advance(trainer: ImageTrainer, steps: int) -> None:
     for _ in range(steps):
         trainer.advance()
 

@@ -2,8 +2,8 @@ import pytest
 
 from synthgrad import checkpoint
 from synthgrad.errors import SynthgradWarning
-from synthgrad.lab.checkpoint import load_newest
 from synthgrad.lab.errors import RunError
+from synthgrad.lab.runs.folder import load_newest
 
 
 def test_all_damaged_is_an_error_that_names_them(tmp_path):

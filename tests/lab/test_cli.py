@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from synthgrad.lab import cli
-from synthgrad.lab.recipes import RECIPES
+from synthgrad.lab.experiments.image_recipes import RECIPES
 
 
 @dataclass
@@ -107,7 +107,7 @@ def test_a_real_process_shows_no_traceback(tmp_path):
 def test_the_demo_compares_four_methods_and_says_where_the_report_is(
     synthgrad, tmp_path, monkeypatch
 ):
-    from synthgrad.lab import recipes
+    from synthgrad.lab.experiments import image_recipes as recipes
 
     short = recipes.RECIPES["digits-fcn"].defaults.changed(iterations=20, feedback_hidden=(8,))
     monkeypatch.setitem(

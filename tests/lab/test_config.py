@@ -1,9 +1,9 @@
 import pytest
 
-from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.rates import rate_factor
-from synthgrad.lab.recipes import RECIPES
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import FeedForwardConfig
+from synthgrad.lab.experiments.rates import rate_factor
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from synthgrad.lab.captured import CudaGraphs, recorder_for
+from synthgrad.lab.experiments.captured import CudaGraphs, recorder_for
 
 GPU = torch.device("cuda", 0)
 

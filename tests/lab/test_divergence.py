@@ -10,11 +10,11 @@ from torch import nn
 from synthgrad import checkpoint
 from synthgrad.errors import NonFiniteError
 from synthgrad.lab import cli
-from synthgrad.lab.divergence import Watch, check_weights, entropy, most_common_error
 from synthgrad.lab.errors import Diverged
-from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.run import run
-from synthgrad.lab.trainer import Trainer
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import ImageTrainer
+from synthgrad.lab.runs.divergence import Watch, check_weights, entropy, most_common_error
+from synthgrad.lab.runs.run import run
 
 DIGITS = RECIPES["digits-fcn"]
 CONFIG = DIGITS.defaults.changed(units=8, iterations=20, eval_every=5, checkpoint_every=5)
@@ -88,29 +88,29 @@ def test_a_run_that_goes_to_infinity_ends_with_1_and_a_whole_folder(tmp_path, ca
 
 def test_weights_that_are_not_finite_are_never_kept(tmp_path, monkeypatch):
     config = CONFIG.changed(eval_every=20)
-    advance = Trainer.advance
+    advance = ImageTrainer.advance
 
     def poisoned(trainer):
         advance(trainer)
         if trainer.step == 10:  # no loss has seen it when the checkpoint is due
             next(trainer.model.parameters()).data[0] = math.nan
 
-    monkeypatch.setattr(Trainer, "advance", poisoned)
-    monkeypatch.setattr("synthgrad.lab.run.Pace.due", lambda _: True)
+    monkeypatch.setattr(ImageTrainer, "advance", poisoned)
+    monkeypatch.setattr("synthgrad.lab.runs.run.Pace.due", lambda _: True)
     with pytest.raises(Diverged, match="diverged by step 10"):
         run(DIGITS, config, tmp_path)
     state = checkpoint.load(tmp_path / "checkpoint")
     assert state is not None
     assert state["run"]["trainer"]["step"] == 5
-    monkeypatch.setattr(Trainer, "advance", advance)
+    monkeypatch.setattr(ImageTrainer, "advance", advance)
     assert run(DIGITS, config, tmp_path, resume=True)["iterations"] == 20
 
 
 def test_a_run_that_forgot_what_it_had_learned_has_no_summary(tmp_path, monkeypatch):
     errors = iter([80.0, 10.0, 80.0, 89.0, 89.0])
-    evaluate = Trainer.evaluate
+    evaluate = ImageTrainer.evaluate
     monkeypatch.setattr(
-        Trainer, "evaluate", lambda trainer: evaluate(trainer) | {"test_error": next(errors)}
+        ImageTrainer, "evaluate", lambda trainer: evaluate(trainer) | {"test_error": next(errors)}
     )
     with pytest.raises(Diverged, match="test_error ends at 89, which is chance"):
         run(DIGITS, CONFIG, tmp_path)

@@ -4,8 +4,8 @@ import pytest
 
 from synthgrad.lab import cli
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.registry import ALL
-from synthgrad.lab.run import run
+from synthgrad.lab.experiments import ALL
+from synthgrad.lab.runs.run import run
 
 
 @pytest.mark.parametrize(

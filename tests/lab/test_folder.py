@@ -7,10 +7,10 @@ import pytest
 
 from synthgrad.lab import cli
 from synthgrad.lab.errors import RunError, UsageError
-from synthgrad.lab.folder import RunFolder
-from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.run import run
-from synthgrad.lab.trainer import Trainer
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import ImageTrainer
+from synthgrad.lab.runs.folder import RunFolder
+from synthgrad.lab.runs.run import run
 
 DIGITS = RECIPES["digits-fcn"]
 CONFIG = DIGITS.defaults.changed(units=8, iterations=10, eval_every=5, checkpoint_every=5)
@@ -92,7 +92,7 @@ def test_a_run_that_fails_before_anything_is_kept_leaves_the_folder_free(
         out.mkdir()
         (out / "notes.txt").write_text("mine")
     with monkeypatch.context() as broken:
-        broken.setattr(Trainer, "advance", _fail)
+        broken.setattr(ImageTrainer, "advance", _fail)
         with pytest.raises(ZeroDivisionError):
             run(DIGITS, CONFIG, out)
     assert out.exists() is was_there
@@ -102,8 +102,8 @@ def test_a_run_that_fails_before_anything_is_kept_leaves_the_folder_free(
 
 
 def test_a_run_that_fails_later_on_keeps_what_it_has(tmp_path, monkeypatch):
-    advance = Trainer.advance
-    monkeypatch.setattr(Trainer, "advance", lambda t: advance(t) if t.step < 7 else _fail())
+    advance = ImageTrainer.advance
+    monkeypatch.setattr(ImageTrainer, "advance", lambda t: advance(t) if t.step < 7 else _fail())
     with pytest.raises(ZeroDivisionError):
         run(DIGITS, CONFIG, tmp_path / "run")
     assert {"config.json", "metrics.jsonl"} <= {p.name for p in (tmp_path / "run").iterdir()}

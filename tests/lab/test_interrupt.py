@@ -10,10 +10,10 @@ import pytest
 
 import synthgrad_cli
 from synthgrad.lab import cli
-from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.run import run
-from synthgrad.lab.signals import Stopped
-from synthgrad.lab.trainer import Trainer
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import ImageTrainer
+from synthgrad.lab.runs.run import run
+from synthgrad.lab.runs.signals import Stopped
 
 SRC = str(Path(synthgrad_cli.__file__).parent)
 PRESSED = "import os, time; os.kill(os.getpid(), 2); time.sleep(60)\n"
@@ -47,7 +47,7 @@ def test_while_data_are_loaded_nothing_is_left(tmp_path):
     pressed = f"import synthgrad.lab.data as d\ndef load(*_, **__):\n    {PRESSED}\n"
     program = tmp_path / "program.py"
     program.write_text(
-        f"{pressed}import synthgrad.lab.recipes as r; r.load = load\n"
+        f"{pressed}import synthgrad.lab.experiments.images as r; r.load = load\n"
         "import sys, synthgrad_cli; sys.argv[1:] = ['run', 'digits-fcn', '--out', 'run']\n"
         "synthgrad_cli.main()\n"
     )
@@ -67,14 +67,14 @@ def test_while_data_are_loaded_nothing_is_left(tmp_path):
 def test_while_it_trains_a_checkpoint_is_kept(tmp_path, monkeypatch, number):
     digits = RECIPES["digits-fcn"]
     config = digits.defaults.changed(units=8, iterations=9)
-    advance = Trainer.advance
+    advance = ImageTrainer.advance
 
     def pressed(trainer):
         advance(trainer)
         os.kill(os.getpid(), number)
 
     with monkeypatch.context() as pressing:
-        pressing.setattr(Trainer, "advance", pressed)
+        pressing.setattr(ImageTrainer, "advance", pressed)
         with pytest.raises(Stopped, match=r"stopped at step 1; .* --resume goes on"):
             run(digits, config, tmp_path)
     assert list((tmp_path / "checkpoint").glob("step-000000001-*.pt"))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from synthgrad.lab.errors import RunError
-from synthgrad.lab.jobs import Job, in_turn, side_by_side
-from synthgrad.lab.signals import Stopped
+from synthgrad.lab.runs.jobs import Job, in_turn, side_by_side
+from synthgrad.lab.runs.signals import Stopped
 
 
 def _double(x: int) -> int:

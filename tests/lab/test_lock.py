@@ -9,12 +9,13 @@ import sys
 import pytest
 
 from synthgrad.errors import SynthgradWarning
-from synthgrad.lab import cli, lock
+from synthgrad.lab import cli
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.folder import RunFolder
-from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.run import run
-from synthgrad.lab.trainer import Trainer
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import ImageTrainer
+from synthgrad.lab.runs import lock
+from synthgrad.lab.runs.folder import RunFolder
+from synthgrad.lab.runs.run import run
 
 DIGITS = RECIPES["digits-fcn"]
 CONFIG = DIGITS.defaults.changed(units=8, iterations=4, eval_every=2, checkpoint_every=2)
@@ -33,7 +34,7 @@ def _files(folder):
 def test_a_second_command_is_refused_before_it_trains_and_names_the_first(
     tmp_path, capsys, monkeypatch, command
 ):
-    monkeypatch.setattr(Trainer, "__init__", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr(ImageTrainer, "__init__", lambda *_: pytest.fail("it began"))
     with lock.alone(tmp_path):
         before = _files(tmp_path)
         with pytest.raises(SystemExit) as ended:
@@ -55,8 +56,8 @@ def test_a_command_holds_its_folder_while_it_trains_and_leaves_no_lock(tmp_path,
         seen.append(1)
 
     if how == "by run":
-        advance = Trainer.advance
-        monkeypatch.setattr(Trainer, "advance", lambda trainer: (look(), advance(trainer)))
+        advance = ImageTrainer.advance
+        monkeypatch.setattr(ImageTrainer, "advance", lambda trainer: (look(), advance(trainer)))
         run(DIGITS, CONFIG, tmp_path)
     else:
         monkeypatch.setattr(launch.Supervisor, "run", look)
@@ -68,7 +69,7 @@ def test_a_command_holds_its_folder_while_it_trains_and_leaves_no_lock(tmp_path,
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_run_that_another_finished_meanwhile_is_not_run_again(tmp_path, monkeypatch, resume):
-    make, other = Trainer.__init__, []
+    make, other = ImageTrainer.__init__, []
 
     def meanwhile(*arguments):  # the other begins after we have looked, and ends before we lock
         make(*arguments)
@@ -76,7 +77,7 @@ def test_a_run_that_another_finished_meanwhile_is_not_run_again(tmp_path, monkey
             other.append(None)
             other[0] = run(DIGITS, CONFIG, tmp_path, resume=resume)
 
-    monkeypatch.setattr(Trainer, "__init__", meanwhile)
+    monkeypatch.setattr(ImageTrainer, "__init__", meanwhile)
     if resume:
         config = {"recipe": DIGITS.name, **DIGITS.settle(CONFIG).to_json()}
         RunFolder(tmp_path, config, resume=False).open()
@@ -88,7 +89,7 @@ def test_a_run_that_another_finished_meanwhile_is_not_run_again(tmp_path, monkey
 
 def test_a_killed_process_leaves_its_folder_free(tmp_path):
     program = (
-        "import sys, time; from pathlib import Path; from synthgrad.lab.lock import alone\n"
+        "import sys, time; from pathlib import Path; from synthgrad.lab.runs.lock import alone\n"
         "with alone(Path(sys.argv[1])): print(flush=True); time.sleep(100)"
     )
     holder = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE)

@@ -5,9 +5,9 @@ import torch
 
 from synthgrad.lab import cli
 from synthgrad.lab.errors import RunError
-from synthgrad.lab.memory import enough_memory
-from synthgrad.lab.registry import ALL
-from synthgrad.lab.sequences.copying import EpisodeTrainer
+from synthgrad.lab.experiments import ALL
+from synthgrad.lab.experiments.copying import EpisodeTrainer
+from synthgrad.lab.runs.memory import enough_memory
 
 COPY = ALL["copy"]
 

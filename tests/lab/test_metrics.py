@@ -7,12 +7,13 @@ import os
 import pytest
 
 from synthgrad.errors import SynthgradWarning
-from synthgrad.lab import cli, folder
+from synthgrad.lab import cli
 from synthgrad.lab.errors import RunError
-from synthgrad.lab.folder import RunFolder
-from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.run import run
-from synthgrad.lab.trainer import Trainer
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import ImageTrainer
+from synthgrad.lab.runs import folder
+from synthgrad.lab.runs.folder import RunFolder
+from synthgrad.lab.runs.run import run
 
 DIGITS = RECIPES["digits-fcn"]
 CONFIG = DIGITS.defaults.changed(units=8, iterations=20, eval_every=2, checkpoint_every=100)
@@ -120,10 +121,10 @@ def test_a_full_disk_ends_with_1_and_resume_goes_on(tmp_path, monkeypatch, capsy
 
 
 def test_a_run_killed_in_the_middle_of_a_line_ends_as_an_unbroken_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("synthgrad.lab.run.Pace.due", lambda _: True)
+    monkeypatch.setattr("synthgrad.lab.runs.run.Pace.due", lambda _: True)
     config = CONFIG.changed(checkpoint_every=6)
     run(DIGITS, config, tmp_path / "whole")
-    advance = Trainer.advance
+    advance = ImageTrainer.advance
 
     def killed(trainer):
         if trainer.step == 11:
@@ -131,7 +132,7 @@ def test_a_run_killed_in_the_middle_of_a_line_ends_as_an_unbroken_one(tmp_path, 
         advance(trainer)
 
     with monkeypatch.context() as broken:
-        broken.setattr(Trainer, "advance", killed)
+        broken.setattr(ImageTrainer, "advance", killed)
         with pytest.raises(RunError, match="killed"):
             run(DIGITS, config, tmp_path / "broken")
     torn = tmp_path / "broken" / "metrics.jsonl"

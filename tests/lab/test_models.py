@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from synthgrad.lab.models import cnn, fcn
+from synthgrad.lab.experiments.feed_forward import cnn, fcn
 
 
 def test_layers_count_the_classifier_and_are_named_from_one():

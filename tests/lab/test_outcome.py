@@ -1,6 +1,6 @@
 import pytest
 
-from synthgrad.lab.outcome import outcome
+from synthgrad.lab.runs.progress import outcome
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-from synthgrad.lab.pace import FREE, SHARE, Pace
+from synthgrad.lab.runs.run import FREE, SHARE, Pace
 
 
 def test_it_may_take_its_share_of_the_time_and_no_more():

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from synthgrad.lab.cli import main
-from synthgrad.lab.progress import progress
+from synthgrad.lab.runs.progress import progress
 
 
 @pytest.fixture
@@ -21,8 +21,9 @@ def line(capsys):
 
 
 def test_both_networks_are_shown(line):
-    values = {"train_loss_a": 1.5, "train_loss_b": 0.25, "test_error_a": 50.0, "test_error_b": 7}
-    values |= {"validation_error_a": 40.0, "validation_error_b": 6.0, "ticks": 48.0}
+    values = {"train_loss_a": 1.5, "train_loss_b": 0.25}
+    values |= {"validation_error_a": 40.0, "validation_error_b": 6.0}
+    values |= {"test_error_a": 50.0, "test_error_b": 7, "ticks": 48.0}  # as they are evaluated
     assert line(values) == (
         "dni: 3/3 loss a 1.5000  loss b 0.2500  validation error a 40.00%  "
         "validation error b 6.00%  test error a 50.00%  test error b 7.00%\n"

@@ -8,11 +8,9 @@ from torch import nn
 
 import synthgrad as sg
 from synthgrad.feedback import MLP, Conv, Feedback
-from synthgrad.lab.config import FeedForwardConfig, Method
 from synthgrad.lab.data import DataSet
-from synthgrad.lab.methods import put_in
-from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.trainer import Trainer
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import FeedForwardConfig, Method
 
 IMAGES = {
     "digits": (1, 8, 8),
@@ -33,8 +31,7 @@ def _feedback(name, config) -> Feedback:
     """The feedback model behind the second hidden layer."""
     recipe = RECIPES[name]
     data = _fake(recipe, 2)
-    model = recipe.network(config, data)
-    put_in(model, config, data.train_x, data.classes, recipe.feedback_hidden)
+    model = recipe.model(config, data)
     feedback = model.get_submodule("hidden2.interface.feedback")
     assert isinstance(feedback, Feedback)
     return feedback
@@ -101,7 +98,7 @@ def test_a_recipe_trains_by_every_method(name, method):
     config = recipe.defaults.changed(
         method=method, layers=3, units=6, batch_size=4, feedback_hidden=(5,)
     )
-    trainer = Trainer(recipe, config, _fake(recipe))
+    trainer = recipe.build(recipe.settle(config), _fake(recipe), torch.device("cpu"))
     before = {k: p.detach().clone() for k, p in trainer.model.named_parameters()}
     for _ in range(3):
         trainer.advance()
@@ -125,7 +122,8 @@ def test_a_cnn_trains_alike_inline_and_unlocked(name):
             units=4, layers=4, batch_size=4, feedback_hidden=(5,), unlock=unlock
         )
         torch.manual_seed(0)
-        trainer = Trainer(RECIPES[name], config, _fake(RECIPES[name]))
+        recipe = RECIPES[name]
+        trainer = recipe.build(recipe.settle(config), _fake(recipe), torch.device("cpu"))
         for _ in range(3):
             trainer.advance()
         losses.append(trainer.evaluate()["train_loss"])

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from synthgrad.lab import checkpoint, cli, tables
+from synthgrad.lab import cli, tables
 from synthgrad.lab.data import DataError
 from synthgrad.lab.errors import RunError, UsageError
-from synthgrad.lab.recipes import PAPER
+from synthgrad.lab.experiments.images import PAPER
 from synthgrad.lab.reproduce import reproduce
-from synthgrad.lab.signals import Stopped
+from synthgrad.lab.runs import folder
+from synthgrad.lab.runs.signals import Stopped
 from synthgrad.lab.tables import Cell, PaperTable
 
 ITERATIONS = 8
@@ -65,7 +66,9 @@ def test_what_is_done_is_not_done_again(tmp_path, capsys, monkeypatch):
     _reproduce(tmp_path, seeds=2)
     assert before.items() <= _times(tmp_path / "tiny").items()
     assert "4 runs, 2 of them done already" in capsys.readouterr().err
-    monkeypatch.setattr("synthgrad.lab.recipes.load", _fail)  # nothing to do, nothing to load
+    monkeypatch.setattr(
+        "synthgrad.lab.experiments.images.load", _fail
+    )  # nothing to do, nothing to load
     _reproduce(tmp_path, seeds=2, jobs=3)
 
 
@@ -93,11 +96,11 @@ def _fail(*_, **__):
 
 
 def test_half_done_runs_go_on_where_they_were(tmp_path, monkeypatch):
-    from synthgrad.lab.trainer import Trainer
+    from synthgrad.lab.experiments.images import ImageTrainer
 
     monkeypatch.setitem(tables.TABLES, "tiny", _tiny("backprop", "dni", checkpoint_every=2))
     whole = _reproduce(tmp_path / "whole").parent
-    advance, steps = Trainer.advance, []
+    advance, steps = ImageTrainer.advance, []
 
     def interrupted(self):
         if (self.config.method, self.step) == ("dni", 5):
@@ -108,10 +111,10 @@ def test_half_done_runs_go_on_where_they_were(tmp_path, monkeypatch):
         steps.append((self.config.method, self.step))
         advance(self)
 
-    monkeypatch.setattr(Trainer, "advance", interrupted)
+    monkeypatch.setattr(ImageTrainer, "advance", interrupted)
     with pytest.raises(Stopped, match="stopped in 3-dni-seed0; the same command goes on"):
         _reproduce(tmp_path / "broken")
-    monkeypatch.setattr(Trainer, "advance", watched)
+    monkeypatch.setattr(ImageTrainer, "advance", watched)
     broken = _reproduce(tmp_path / "broken").parent
     assert steps == [("dni", step) for step in (4, 5, 6, 7)]
     for name in ("3-backprop-seed0", "3-dni-seed0"):
@@ -171,7 +174,7 @@ def test_missing_data_is_said_once(tmp_path, monkeypatch):
         asked.append((name, root))
         raise DataError(f"{name} is missing")
 
-    monkeypatch.setattr("synthgrad.lab.recipes.load", missing)
+    monkeypatch.setattr("synthgrad.lab.experiments.images.load", missing)
     with pytest.raises(DataError, match="mnist is missing"):
         reproduce("deep21", tmp_path / "runs", data_root=tmp_path)
     assert asked == [("mnist", tmp_path)]
@@ -245,7 +248,7 @@ def test_a_signal_stops_with_checkpoints_and_says_how_to_go_on(tmp_path, jobs, n
     folders = [tmp_path / "out" / "tiny" / name for name in ("3-none-seed0", "3-cdni-seed0")]
     until = time.monotonic() + 60
     try:
-        while any(checkpoint.load_newest(f / "checkpoint") is None for f in folders[:jobs]):
+        while any(folder.load_newest(f / "checkpoint") is None for f in folders[:jobs]):
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.01)

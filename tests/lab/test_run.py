@@ -13,10 +13,10 @@ import torch
 
 from synthgrad.lab.data import DataSet
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.folder import RunFolder
-from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.run import run
-from synthgrad.lab.trainer import Trainer
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import ImageTrainer
+from synthgrad.lab.runs.folder import RunFolder
+from synthgrad.lab.runs.run import run
 from tests.tape import TapeRecorder
 
 DIGITS = RECIPES["digits-fcn"]
@@ -76,16 +76,15 @@ class _Pulled(Exception):
 
 
 def _interrupt_at(monkeypatch, step):
-    from synthgrad.lab.trainer import Trainer
 
-    advance = Trainer.advance
+    advance = ImageTrainer.advance
 
     def pulled(self):
         if self.step == step:
             raise _Pulled
         advance(self)
 
-    monkeypatch.setattr(Trainer, "advance", pulled)
+    monkeypatch.setattr(ImageTrainer, "advance", pulled)
 
 
 def _command(out: Path, *more: str) -> list[str]:
@@ -161,7 +160,7 @@ def test_cdni_learns_where_no_feedback_does_not(tmp_path):
 def test_a_replayed_run_equals_a_plain_one_also_when_resumed(tmp_path, settings, monkeypatch):
     config = _config(**settings)
     run(DIGITS, config, tmp_path / "plain")
-    monkeypatch.setattr("synthgrad.lab.trainer.recorder_for", lambda *_: TapeRecorder())
+    monkeypatch.setattr("synthgrad.lab.experiments.images.recorder_for", lambda *_: TapeRecorder())
     run(DIGITS, config, tmp_path / "whole")
     with monkeypatch.context() as plug:
         _interrupt_at(plug, 37)
@@ -195,7 +194,7 @@ def test_synthetic_inputs_of_images_are_refused():
     x, y = torch.rand(8, 1, 28, 28), torch.zeros(8).long()
     data = DataSet("mnist", x, y, x, y, classes=10)
     with pytest.raises(UsageError, match=r"--unlock full predicts messages of features"):
-        Trainer(cnn, config.changed(batch_size=4), data)
+        cnn.trainer(config.changed(batch_size=4), data, torch.device("cpu"))
 
 
 def test_how_long_stages_wait_may_differ_and_is_kept(tmp_path):

@@ -6,33 +6,33 @@ import torch
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from synthgrad.lab import trainer as trainer_module
 from synthgrad.lab.data import DataSet
-from synthgrad.lab.rates import Rate, adam
-from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.steppers import BySchedule, Inline
-from synthgrad.lab.trainer import Trainer
+from synthgrad.lab.experiments import images as trainer_module
+from synthgrad.lab.experiments.feed_forward import Inline, Scheduled
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import ImageTrainer
+from synthgrad.lab.experiments.rates import Rate, adam
 
 CPU = torch.device("cpu")
 
 
-def _cnn(**settings) -> Trainer:
+def _cnn(**settings) -> ImageTrainer:
     x = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     data = DataSet("any", x, torch.arange(40) % 10, x, torch.arange(40) % 10, classes=10)
     recipe = RECIPES["cifar10-cnn"]
     short = {"units": 4, "feedback_hidden": (3,), "batch_size": 10, "iterations": 10}
-    return Trainer(recipe, recipe.defaults.changed(**(short | settings)), data)
+    return recipe.build(recipe.settle(recipe.defaults.changed(**(short | settings))), data, CPU)
 
 
-def _fully_unlocked(name: str, **settings) -> Trainer:
+def _fully_unlocked(name: str, **settings) -> ImageTrainer:
     x, y = torch.rand(40, 1, 3, 3), torch.arange(40) % 10
     data = DataSet("any", x, y, x, y, classes=10)
     recipe = RECIPES[name]
     shared = {"method": "cdni", "unlock": "full", "units": 4, "batch_size": 10}
-    return Trainer(recipe, recipe.defaults.changed(**(shared | settings)), data)
+    return recipe.build(recipe.settle(recipe.defaults.changed(**(shared | settings))), data, CPU)
 
 
-def _rates(trainer: Trainer) -> set[float]:
+def _rates(trainer: ImageTrainer) -> set[float]:
     stepper = trainer.stepper
     if isinstance(stepper, Inline):
         optimizers = [stepper.optimizer]
@@ -136,7 +136,7 @@ def test_only_convolutions_on_a_gpu_want_channels_last():
 @pytest.mark.parametrize(("schedule", "falls"), [("ours", False), ("paper", True)])
 def test_models_of_inputs_keep_their_rate_or_fall_as_the_papers(schedule, falls):
     trainer = _fully_unlocked("digits-fcn", iterations=10, schedule=schedule)
-    assert isinstance(trainer.stepper, BySchedule)
+    assert isinstance(trainer.stepper, Scheduled)
     optimizers = trainer.stepper.schedule.optimizers
     names = ("hidden1", "hidden1 feedback", "hidden1 input")
     first = {name: float(optimizers[name].param_groups[0]["lr"]) for name in names}

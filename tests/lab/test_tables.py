@@ -5,8 +5,8 @@ import re
 import pytest
 
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.registry import ALL
+from synthgrad.lab.experiments import ALL
+from synthgrad.lab.experiments.image_recipes import RECIPES
 from synthgrad.lab.tables import TABLES
 
 CELLS = {

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 import synthgrad as sg
 from synthgrad._nest import floating
 from synthgrad.feedback import MLP, Linear
-from synthgrad.lab.sequences.network import has_bfloat16_lstm
+from synthgrad.lab.experiments.lstm import has_bfloat16_lstm
 from tests.ranks import group
 from tests.recurrent.cores import (
     CORES,

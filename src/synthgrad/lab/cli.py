@@ -7,9 +7,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,17 +17,13 @@ from typing import Annotated, Any
 import tyro
 
 from synthgrad.errors import SynthgradError, SynthgradWarning
-from synthgrad.lab.bench.commands import BENCHES
-from synthgrad.lab.config import FeedForwardConfig, Schedule
-from synthgrad.lab.errors import UNUSABLE, UsageError
-from synthgrad.lab.memory import is_out_of_memory
-from synthgrad.lab.multinetwork import MultiNetworkConfig
-from synthgrad.lab.outcome import outcome
-from synthgrad.lab.registry import ALL
-from synthgrad.lab.run_files import check_path
-from synthgrad.lab.runnable import Runnable
-from synthgrad.lab.sequences import EpisodeConfig, TextConfig
-from synthgrad.lab.signals import Stopped
+from synthgrad.lab.errors import UNUSABLE, RunError, UsageError, check_path
+from synthgrad.lab.experiment import Experiment
+from synthgrad.lab.experiments import ALL
+from synthgrad.lab.experiments.images import Schedule
+from synthgrad.lab.runs.memory import is_out_of_memory
+from synthgrad.lab.runs.progress import outcome
+from synthgrad.lab.runs.signals import Stopped
 from synthgrad.lab.stages.commands import COMMANDS
 from synthgrad.lab.tables import TABLES
 
@@ -51,39 +47,18 @@ class RunOptions:
     """Go on with the run that the folder holds."""
 
 
-# One class for each kind of settings, since options are read off the annotations.
-
-
-@dataclass(frozen=True, kw_only=True)
-class _FeedForwardOptions(RunOptions):
-    config: FeedForwardConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class _EpisodeOptions(RunOptions):
-    config: EpisodeConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class _TextOptions(RunOptions):
-    config: TextConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class _MultiNetworkOptions(RunOptions):
-    config: MultiNetworkConfig
-
-
-def _options(recipe: Runnable) -> RunOptions:
+def _options(recipe: Experiment[Any, Any]) -> RunOptions:
+    """A recipe's options: those of every run, and the recipe's settings."""
     config = recipe.defaults
-    if isinstance(config, FeedForwardConfig):
-        return _FeedForwardOptions(recipe=recipe.name, config=config)
-    if isinstance(config, EpisodeConfig):
-        return _EpisodeOptions(recipe=recipe.name, config=config)
-    if isinstance(config, MultiNetworkConfig):
-        return _MultiNetworkOptions(recipe=recipe.name, config=config)
-    assert isinstance(config, TextConfig)
-    return _TextOptions(recipe=recipe.name, config=config)
+    # A class for each kind of settings, since options are read off the annotations.
+    kind = make_dataclass(
+        "RunOptions",
+        [("config", type(config))],
+        bases=(RunOptions,),
+        frozen=True,
+        kw_only=True,
+    )
+    return kind(recipe=recipe.name, config=config)
 
 
 _RunOptions = tyro.extras.subcommand_type_from_defaults(
@@ -127,7 +102,7 @@ def list_recipes() -> None:
 @app.command
 def run(options: tyro.conf.OmitArgPrefixes[_RunOptions]) -> None:  # type: ignore[valid-type]
     """Run one recipe into a run folder."""
-    from synthgrad.lab.run import run as run_recipe
+    from synthgrad.lab.runs.run import run as run_recipe
 
     chosen: Any = options
     recipe = ALL[chosen.recipe]
@@ -207,7 +182,19 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path = Path("repor
     print(f"written to {write_report(folders, out)}")
 
 
-_Bench = tyro.extras.subcommand_type_from_defaults(
+def _benchmarks() -> Mapping[str, Any]:
+    """The benchmarks, by name: they lie beside ``src/`` in a clone, and in no wheel."""
+    source = Path(__file__).parents[2]
+    if source.name != "src" or not (source.parent / "benchmarks" / "commands.py").is_file():
+        return {}
+    sys.path.insert(0, str(source.parent))
+    from benchmarks.commands import BENCHES
+
+    return BENCHES
+
+
+BENCHES = _benchmarks()
+_Bench = BENCHES and tyro.extras.subcommand_type_from_defaults(
     dict(BENCHES),
     {name: type(one).__doc__ or "" for name, one in BENCHES.items()},
     prefix_names=False,
@@ -249,6 +236,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         try:
             _check_characters(arguments)
+            _check_benchmarks(arguments)
             app.cli(args=arguments, prog="synthgrad", config=config)
         finally:  # also after a help text, which ends in SystemExit
             _flush()
@@ -293,6 +281,20 @@ def _check_characters(arguments: Sequence[str]) -> None:
             raise UsageError(f"an argument is no text: {argument!a}") from None
         if "\0" in argument:
             raise UsageError(f"an argument has a NUL character: {argument!a}")
+
+
+def _check_benchmarks(arguments: Sequence[str]) -> None:
+    """Says of ``bench`` where it can be had, whatever else was asked of it.
+
+    Raises:
+        RunError: there are no benchmarks here.
+    """
+    if not BENCHES and list(arguments[:1]) == ["bench"]:
+        raise RunError(
+            "bench: the benchmarks are not part of the installed package; they lie in benchmarks/ "
+            'of a clone of synthgrad, where "make demo" or pip install -e ".[lab]" makes a command '
+            "that finds them"
+        )
 
 
 def _flush() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from synthgrad.lab.config import Method
-from synthgrad.lab.recipes import RECIPES
+from synthgrad.lab.errors import check_path
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import Method
 from synthgrad.lab.report import write_report
-from synthgrad.lab.run import run
-from synthgrad.lab.run_files import check_path
+from synthgrad.lab.runs.run import run
 
 METHODS: dict[Method, str] = {
     "backprop": "backprop",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 
 from synthgrad.errors import SynthgradError
 
@@ -28,3 +30,17 @@ class RunError(SynthgradError):
 
 class Diverged(RunError):
     """Training went to infinity, or forgot what it had learned; exit code 1."""
+
+
+def check_path(option: str, path: Path) -> None:
+    """Looks whether a path, which need not exist, can be one at all.
+
+    Raises:
+        UsageError: it is too long, a loop of links, or out of reach.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise UsageError(f"{option}: {path} cannot be used: {error.strerror}") from None

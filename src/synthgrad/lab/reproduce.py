@@ -14,16 +14,16 @@ from typing import Any
 import torch
 
 from synthgrad.errors import SynthgradError
-from synthgrad.lab.config import Schedule
 from synthgrad.lab.errors import RunError, UsageError
-from synthgrad.lab.folder import RunFolder
-from synthgrad.lab.jobs import Job, in_turn, side_by_side
-from synthgrad.lab.outcome import outcome
-from synthgrad.lab.registry import ALL
+from synthgrad.lab.experiments import ALL
+from synthgrad.lab.experiments.images import Schedule
 from synthgrad.lab.report import write_report
-from synthgrad.lab.run import pick_device, run
+from synthgrad.lab.runs.folder import RunFolder
+from synthgrad.lab.runs.jobs import Job, in_turn, side_by_side
+from synthgrad.lab.runs.progress import outcome
+from synthgrad.lab.runs.run import pick_device, run
+from synthgrad.lab.runs.signals import Stopped
 from synthgrad.lab.settings import MOST_THREADS, check_range
-from synthgrad.lab.signals import Stopped
 from synthgrad.lab.tables import DRAWN_BY, TABLES, Cell, PaperTable
 
 
@@ -67,13 +67,13 @@ def reproduce(
         out: a run goes to ``out/name/CELL-seedK``, the report to ``out/name/report.html``.
         jobs: runs at a time, each in a process of its own where there is more than one.
         budget: the share of the paper's iterations; None for as many as suit each cell.
-        schedule: as in :class:`synthgrad.lab.config.FeedForwardConfig`.
+        schedule: as in :class:`synthgrad.lab.experiments.images.FeedForwardConfig`.
         seeds: runs of each cell, from seed 0.
         only: the cells whose names this shell pattern matches, as in "4-*". The report is on all
             that the folder holds of the table.
         data_root: where the data sets are.
         threads: CPU threads of a run; 0 divides the processor's cores by ``jobs``.
-        device: as in :class:`synthgrad.lab.config.FeedForwardConfig`.
+        device: as in :class:`synthgrad.lab.experiments.images.FeedForwardConfig`.
 
     Returns:
         The report's path, which is also printed.

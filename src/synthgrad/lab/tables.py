@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from synthgrad.lab.registry import ALL
-from synthgrad.lab.sequences import TextConfig
+from synthgrad.lab.experiments import ALL
 
 MAX_EVALUATIONS = 100
 
@@ -43,7 +42,7 @@ class Cell:
             settings["iterations"] = max(1, round(recipe.paper["iterations"] * budget))
         # Settled, because that is what a run folder is compared with.
         config = recipe.settle(recipe.defaults.changed(**settings))
-        if isinstance(config, TextConfig):  # where evaluations decide when training stops
+        if recipe.stops_early:
             return config
         often = max(config.eval_every, config.iterations // MAX_EVALUATIONS)
         return config.changed(eval_every=often)

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from synthgrad.lab.multinetwork.cell import NormLSTMCell, StepNorm
+from synthgrad.lab.experiments.digit_counters import NormLSTMCell, StepNorm
 
 
 def _cell(steps=3):

@@ -5,18 +5,18 @@ from dataclasses import replace
 
 import pytest
 
-import synthgrad.lab.registry as registry
+import synthgrad.lab.experiments as registry
 from synthgrad.lab.cli import main
-from synthgrad.lab.multinetwork import MULTI_NETWORK
-from synthgrad.lab.outcome import outcome
+from synthgrad.lab.experiments import ALL
 from synthgrad.lab.reproduce import reproduce
-from synthgrad.lab.run import run
+from synthgrad.lab.runs.progress import outcome
+from synthgrad.lab.runs.run import run
 from synthgrad.lab.tables import TABLES
 
 
 def _small():
-    defaults = MULTI_NETWORK.defaults.changed(units=8, batch_size=8, unroll=2, eval_every=2)
-    return replace(MULTI_NETWORK, data="digits", defaults=defaults, iterations=6)
+    defaults = ALL["multi-network"].defaults.changed(units=8, batch_size=8, unroll=2, eval_every=2)
+    return replace(ALL["multi-network"], data="digits", defaults=defaults, iterations=6)
 
 
 def test_figure_5_is_three_or_more_ways_to_train_the_same_networks():

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synthgrad.lab.multinetwork.stream import Streams, rounds, stretch
+from synthgrad.lab.experiments.digit_streams import Streams, rounds, stretch
 
 
 def _digits(n, seed=0):

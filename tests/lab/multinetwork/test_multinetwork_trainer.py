@@ -11,13 +11,12 @@ from torch.testing import assert_close
 
 from synthgrad._extra_state import unpacked
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.multinetwork import MULTI_NETWORK
-from synthgrad.lab.multinetwork.networks import errors
-from synthgrad.lab.multinetwork.stream import Streams
-from synthgrad.lab.multinetwork.trainer import MultiNetworkTrainer
-from synthgrad.lab.run import run
+from synthgrad.lab.experiments.digit_counters import errors
+from synthgrad.lab.experiments.digit_streams import Streams
+from synthgrad.lab.experiments.multirate import RECIPES, MultiNetworkTrainer
+from synthgrad.lab.runs.run import run
 
-RECIPE = replace(MULTI_NETWORK, data="digits")
+RECIPE = replace(RECIPES["multi-network"], data="digits")
 DATA = RECIPE.load(None, torch.device("cpu"))
 METHODS = ("backprop", "none", "dni", "cdni")
 SMALL = {"units": 8, "batch_size": 8, "unroll": 2, "threads": 1, "learning_rate": 0.01}
@@ -28,7 +27,7 @@ def _config(**values):
 
 
 def _trainer(**values) -> MultiNetworkTrainer:
-    return RECIPE.trainer(_config(**values), DATA, torch.device("cpu"))
+    return RECIPE.build(_config(**values), DATA, torch.device("cpu"))
 
 
 def _by_hand(a, b, digits):
@@ -107,7 +106,7 @@ def test_only_the_conditional_model_sees_the_threes():
     for method, differs in (("dni", False), ("cdni", True)):
         found = []
         for data in (DATA, blind):
-            trainer = RECIPE.trainer(_config(method=method), data, torch.device("cpu"))
+            trainer = RECIPE.build(_config(method=method), data, torch.device("cpu"))
             with torch.no_grad():
                 for p in trainer.graph.interfaces.parameters():
                     p.copy_(torch.linspace(-1, 1, p.numel()).view(p.shape))
@@ -204,7 +203,7 @@ def test_what_does_not_fit_is_named(values, says):
 
 
 def test_settings_of_another_recipe_are_refused():
-    from synthgrad.lab.config import FeedForwardConfig
+    from synthgrad.lab.experiments.images import FeedForwardConfig
 
     with pytest.raises(UsageError, match="takes a MultiNetworkConfig, got a FeedForwardConfig"):
         RECIPE.settle(FeedForwardConfig())  # type: ignore[arg-type]

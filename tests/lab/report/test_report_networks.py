@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from synthgrad.lab.outcome import outcome
 from synthgrad.lab.report import write_report
 from synthgrad.lab.report.groups import group
 from synthgrad.lab.report.results import result, table
 from synthgrad.lab.report.runs import read_run
+from synthgrad.lab.runs.progress import outcome
 
 FINAL = {"test_error_a": 4.87, "test_error_b": 10.56, "ticks": 1600.0}
 LINES = [{"step": 100, **FINAL}]

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from benchmarks.pipeline.main import main as bench_pipeline
 from synthgrad.lab import cli
-from synthgrad.lab.bench.pipeline.main import main as bench_pipeline
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.report import write_report
 

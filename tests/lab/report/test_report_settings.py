@@ -2,12 +2,12 @@
 
 import pytest
 
-from synthgrad.lab import folder
-from synthgrad.lab.registry import ALL
+from synthgrad.lab.experiments import ALL
 from synthgrad.lab.report.groups import group
 from synthgrad.lab.report.results import table
 from synthgrad.lab.report.runs import read_run
 from synthgrad.lab.report.settings import settings
+from synthgrad.lab.runs import folder
 
 
 def _groups(*folders):

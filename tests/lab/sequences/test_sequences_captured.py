@@ -8,8 +8,8 @@ import copy
 import pytest
 import torch
 
-from synthgrad.lab.captured import WARM_UP
-from synthgrad.lab.sequences import SEQUENCE_RECIPES, learner
+from synthgrad.lab.experiments import ALL, learner
+from synthgrad.lab.experiments.captured import WARM_UP
 from tests.tape import TapeRecorder
 
 SMALL = {"units": 6, "batch_size": 4, "iterations": 12, "level_every": 4, "threshold": 4.0}
@@ -37,7 +37,7 @@ def _steps_apart():
     ids=str,
 )
 def test_a_replayed_step_is_a_plain_one(values, monkeypatch):
-    recipe, recorder = SEQUENCE_RECIPES["repeat-copy"], TapeRecorder()
+    recipe, recorder = ALL["repeat-copy"], TapeRecorder()
     config = recipe.defaults.changed(**(SMALL | values))
     plain = recipe.trainer(config, None, torch.device("cpu"))
     monkeypatch.setattr(learner, "recorder_for", lambda *_: recorder)

@@ -5,15 +5,15 @@ import torch
 
 from synthgrad import checkpoint
 from synthgrad.errors import NonFiniteError
-from synthgrad.lab.sequences import SEQUENCE_RECIPES
-from synthgrad.lab.sequences.copying import EpisodeTrainer
+from synthgrad.lab.experiments import ALL
+from synthgrad.lab.experiments.copying import EpisodeTrainer
 
 CPU = torch.device("cpu")
 SMALL = {"units": 8, "batch_size": 16, "iterations": 60, "level_every": 6, "clip": 1.0}
 
 
 def _trainer(name="copy", **values) -> EpisodeTrainer:
-    recipe = SEQUENCE_RECIPES[name]
+    recipe = ALL[name]
     trainer = recipe.trainer(recipe.defaults.changed(**(SMALL | values)), None, CPU)
     assert isinstance(trainer, EpisodeTrainer)
     return trainer

@@ -7,9 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synthgrad.lab.sequences.episodes import EpisodeStream
-from synthgrad.lab.sequences.levels import Level, Task
-from synthgrad.lab.sequences.scramble import scramble
+from synthgrad.lab.experiments.episodes import EpisodeStream, scramble
+from synthgrad.lab.experiments.levels import Level, Task
 from tests.tape import Tape
 
 COPY, REPEAT = Task(repeats=False), Task(repeats=True)

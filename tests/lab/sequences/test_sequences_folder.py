@@ -5,12 +5,12 @@ import math
 
 import pytest
 
-from synthgrad.lab.bench import recurrent
+from benchmarks import recurrent
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.folder import RunFolder
+from synthgrad.lab.experiments import ALL
 from synthgrad.lab.report.runs import read_run
-from synthgrad.lab.run import run
-from synthgrad.lab.sequences import SEQUENCE_RECIPES
+from synthgrad.lab.runs.folder import RunFolder
+from synthgrad.lab.runs.run import run
 
 
 def _never(constant):
@@ -36,7 +36,7 @@ def test_nan_and_infinity_are_null(tmp_path):
 
 
 def test_a_run_whose_level_was_never_checked(tmp_path):
-    recipe = SEQUENCE_RECIPES["copy"]
+    recipe = ALL["copy"]
     tiny = {"units": 4, "batch_size": 2, "iterations": 2, "eval_every": 1, "checkpoint_every": 1}
     config = recipe.defaults.changed(method="dni", device="cpu", **tiny)
     run(recipe, config, tmp_path / "run")

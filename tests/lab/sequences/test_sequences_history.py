@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from synthgrad.lab.sequences import SEQUENCE_RECIPES
-from synthgrad.lab.sequences.history import History
-from synthgrad.lab.sequences.network import OfOutput
+from synthgrad.lab.experiments import ALL
+from synthgrad.lab.experiments.learner import History
+from synthgrad.lab.experiments.lstm import OfOutput
 
 CPU = torch.device("cpu")
 
@@ -38,7 +38,7 @@ def test_a_forgotten_character_can_be_predicted_from():
     """With T = 1 and a core that keeps nothing, only M's own memory tells what is to be written."""
 
     def explained(history: int) -> float:
-        recipe = SEQUENCE_RECIPES["copy"]
+        recipe = ALL["copy"]
         config = recipe.defaults.changed(
             method="dni",
             unroll=1,

@@ -4,7 +4,7 @@ from itertools import islice
 import pytest
 
 from synthgrad.errors import NonFiniteError
-from synthgrad.lab.sequences.levels import Curriculum, Level, Task
+from synthgrad.lab.experiments.levels import Curriculum, Level, Task
 
 COPY, REPEAT = Task(repeats=False), Task(repeats=True)
 

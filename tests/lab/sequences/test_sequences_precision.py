@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from synthgrad.errors import SynthgradWarning
-from synthgrad.lab.sequences import network
-from synthgrad.lab.sequences.network import Core, Network, has_bfloat16_lstm
+from synthgrad.lab.experiments import lstm as network
+from synthgrad.lab.experiments.lstm import Core, Network, has_bfloat16_lstm
 
 
 def _outputs(core, **how):

@@ -9,11 +9,9 @@ from torch.nn import functional as F
 from synthgrad.errors import NonFiniteError
 from synthgrad.lab.data.text import TextData
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.sequences import SEQUENCE_RECIPES
-from synthgrad.lab.sequences.bpc import bits_per_character
-from synthgrad.lab.sequences.language import TextTrainer
-from synthgrad.lab.sequences.network import Network
-from synthgrad.lab.sequences.reading import TextStream
+from synthgrad.lab.experiments import ALL
+from synthgrad.lab.experiments.lstm import Network
+from synthgrad.lab.experiments.text import TextStream, TextTrainer, bits_per_character
 
 CPU = torch.device("cpu")
 
@@ -29,7 +27,7 @@ def _data(length=300) -> TextData:
 
 
 def _trainer(data=None, **values) -> TextTrainer:
-    recipe = SEQUENCE_RECIPES["ptb"]
+    recipe = ALL["ptb"]
     small = {"units": 16, "batch_size": 8, "learning_rate": 1e-2, "method": "bptt"}
     trainer = recipe.trainer(recipe.defaults.changed(**(small | values)), data or _data(), CPU)
     assert isinstance(trainer, TextTrainer)
@@ -131,7 +129,7 @@ def test_it_learns_and_notes_when_the_level_is_reached():
 
 
 def test_it_stops_when_validation_rises_and_reports_the_best(monkeypatch):
-    from synthgrad.lab.sequences import language
+    from synthgrad.lab.experiments import text as language
 
     measured = iter([3.0, 2.9, 2.0, 1.9, 2.5, 2.6, 1.8, 1.7])
     monkeypatch.setattr(language, "bits_per_character", lambda *_: next(measured))

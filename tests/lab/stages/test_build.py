@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from synthgrad.distributed import Stage
-from synthgrad.lab.recipes import RECIPES
+from synthgrad.lab.experiments.image_recipes import RECIPES
 from synthgrad.lab.stages.build import build
 from synthgrad.lab.stages.options import PipelineConfig
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from synthgrad.lab.bench.link import Network, why_not
+from benchmarks.link import Network, why_not
 
 REASON = why_not()
 COMMAND = [sys.executable, "-m", "synthgrad.lab.cli"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from synthgrad.lab.data.download import download
 from synthgrad.lab.data.errors import DataError, damaged
 from synthgrad.lab.data.sources import Source
-from synthgrad.lab.run_files import check_path
+from synthgrad.lab.errors import check_path
 
 ROOT_VARIABLE = "SYNTHGRAD_DATA"
 

@@ -18,7 +18,7 @@ from synthgrad.lab.report.panels import Panel, panels
 from synthgrad.lab.report.results import Table, result, table
 from synthgrad.lab.report.rounding import number
 from synthgrad.lab.report.runs import Run, read_run
-from synthgrad.lab.run_files import is_a_runs_own
+from synthgrad.lab.runs.folder import is_a_runs_own
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from synthgrad.lab.folder import what_counts
-from synthgrad.lab.registry import ALL
+from synthgrad.lab.experiments import ALL
 from synthgrad.lab.report.runs import Run
+from synthgrad.lab.runs.folder import what_counts
 
 # What a group is named by, and what has no influence on a run's numbers. Iterations are settled
 # when a run is saved: the samples that they may have come from say nothing more.

@@ -7,26 +7,22 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from synthgrad.decouple import CHILD, recouple
+import synthgrad as sg
 from synthgrad.distributed import Stage
-from synthgrad.interface import Interface
-from synthgrad.lab.batches import Batches
-from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.data import DataSet
+from synthgrad.lab.data.batches import Batches
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.methods import put_in
-from synthgrad.lab.rates import Rates, adam
-from synthgrad.lab.recipes import Recipe
+from synthgrad.lab.experiments.feed_forward import loss_fn
+from synthgrad.lab.experiments.images import FeedForwardConfig, ImageExperiment
+from synthgrad.lab.experiments.rates import adam
 from synthgrad.lab.stages.options import PipelineConfig
-from synthgrad.lab.steppers import mean_loss
 
 
 def segments(
-    recipe: Recipe, config: FeedForwardConfig, pipeline: PipelineConfig, data: DataSet
-) -> tuple[list[nn.Sequential], list[Interface]]:
+    recipe: ImageExperiment, config: FeedForwardConfig, pipeline: PipelineConfig, data: DataSet
+) -> tuple[list[nn.Sequential], list[sg.Interface]]:
     """The network that one process would train, cut into stages; its weights are the same.
 
     Returns:
@@ -35,12 +31,9 @@ def segments(
     Raises:
         UsageError: there is no interface where the network is to be cut.
     """
-    device = data.train_x.device
-    torch.manual_seed(config.seed)
-    model = recipe.network(config, data).to(device)
-    put_in(model, config, data.train_x[:2], data.classes, recipe.feedback_hidden)
+    model = recipe.model(config, data)
     cut: list[nn.Sequential] = []
-    between: list[Interface] = []
+    between: list[sg.Interface] = []
     children = list(model.children())
     first = len(children) - config.layers  # what has nothing to learn, such as nn.Flatten
     ends = [first]
@@ -50,19 +43,19 @@ def segments(
         cut.append(nn.Sequential(*children[start if index else 0 : end]))
         if end == len(children):
             break
-        interface = children[end - 1]._modules.get(CHILD)
-        if not isinstance(interface, Interface):
+        found = [part for part in children[end - 1].children() if isinstance(part, sg.Interface)]
+        if not found:
             raise UsageError(
                 f"--interfaces: stage {index} ends behind layer {end - first}, which has none; got "
                 f"{config.interfaces!r}"
             )
-        recouple(children[end - 1])
-        between.append(interface)
+        sg.recouple(children[end - 1])
+        between.extend(found)
     return cut, between
 
 
 def build(
-    recipe: Recipe,
+    recipe: ImageExperiment,
     config: FeedForwardConfig,
     pipeline: PipelineConfig,
     data: DataSet,
@@ -98,8 +91,7 @@ def build(
         )
     cut, between = segments(recipe, config, pipeline, data)
     last = index == pipeline.stages - 1
-    device = data.train_x.device
-    rates = Rates(config, device)
+    rates = config.rates(data.train_x.device)
     batches = Batches(data.train_x, data.train_y, config.batch_size, config.seed)
 
     full = config.unlock == "full" and index > 0
@@ -122,11 +114,6 @@ def build(
         on_result=on_result,
         options=pipeline.options(recipe.name, config, out),
     )
-
-
-def loss_fn(output: Tensor, y: Tensor) -> Tensor:
-    """The mean cross entropy of logits ``"batch classes"``, given labels ``"batch"``."""
-    return mean_loss(y, output)
 
 
 def wrong(output: Tensor, y: Tensor) -> Tensor:

@@ -8,11 +8,10 @@ from typing import Any
 
 import tyro
 
-from synthgrad.lab.config import FeedForwardConfig
-from synthgrad.lab.errors import UsageError
-from synthgrad.lab.outcome import outcome
-from synthgrad.lab.recipes import RECIPES
-from synthgrad.lab.run_files import check_path
+from synthgrad.lab.errors import UsageError, check_path
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import FeedForwardConfig
+from synthgrad.lab.runs.progress import outcome
 from synthgrad.lab.stages.options import PipelineConfig
 
 

@@ -15,14 +15,13 @@ from synthgrad.distributed.options import time_to_stop
 from synthgrad.distributed.store import probe
 from synthgrad.distributed.supervisor import ChildError, Command, Supervisor
 from synthgrad.errors import ArgumentError
-from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import RunError, UsageError
-from synthgrad.lab.folder import RunFolder
-from synthgrad.lab.lock import alone, refuse_if_held
-from synthgrad.lab.progress import Report, progress
-from synthgrad.lab.recipes import Recipe
-from synthgrad.lab.run import pick_device
-from synthgrad.lab.signals import Stopped, noted_signals
+from synthgrad.lab.experiments.images import FeedForwardConfig, ImageExperiment
+from synthgrad.lab.runs.folder import RunFolder
+from synthgrad.lab.runs.lock import alone, refuse_if_held
+from synthgrad.lab.runs.progress import Report, progress
+from synthgrad.lab.runs.run import pick_device
+from synthgrad.lab.runs.signals import Stopped, noted_signals
 from synthgrad.lab.stages.build import segments
 from synthgrad.lab.stages.options import PipelineConfig, check_here, settled, to_json
 
@@ -30,7 +29,7 @@ log = logging.getLogger("synthgrad.lab")
 
 
 def launch(
-    recipe: Recipe,
+    recipe: ImageExperiment,
     config: FeedForwardConfig,
     pipeline: PipelineConfig,
     out: Path,

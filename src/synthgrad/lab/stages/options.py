@@ -15,9 +15,8 @@ from synthgrad.distributed import Options
 from synthgrad.distributed.place import check_interface
 from synthgrad.distributed.store import address
 from synthgrad.errors import ArgumentError
-from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.recipes import Recipe
+from synthgrad.lab.experiments.images import FeedForwardConfig, ImageExperiment
 from synthgrad.lab.settings import Settings
 
 
@@ -100,7 +99,7 @@ class PipelineConfig(Settings):
         )
 
 
-def settled(recipe: Recipe, config: FeedForwardConfig) -> FeedForwardConfig:
+def settled(recipe: ImageExperiment, config: FeedForwardConfig) -> FeedForwardConfig:
     """A recipe's settings for stages, with nothing left open.
 
     Raises:
@@ -142,6 +141,8 @@ def check_here(pipeline: PipelineConfig, store: str | None) -> None:
         raise UsageError(f"--store: {error}") from None
 
 
-def to_json(recipe: Recipe, config: FeedForwardConfig, pipeline: PipelineConfig) -> dict[str, Any]:
+def to_json(
+    recipe: ImageExperiment, config: FeedForwardConfig, pipeline: PipelineConfig
+) -> dict[str, Any]:
     """As it stands in ``config.json``."""
     return {"recipe": recipe.name, **config.to_json(), "pipeline": pipeline.to_json()}

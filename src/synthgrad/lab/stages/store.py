@@ -6,7 +6,7 @@ import time
 
 from synthgrad.distributed import serve
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.signals import noted_signals
+from synthgrad.lab.runs.signals import noted_signals
 
 
 def keep(port: int, host: str) -> None:

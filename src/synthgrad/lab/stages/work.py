@@ -14,12 +14,12 @@ import torch
 from synthgrad.distributed import PeerError, Stage
 from synthgrad.distributed.supervisor import MISTAKE, Supervised
 from synthgrad.errors import SynthgradError
-from synthgrad.lab.config import FeedForwardConfig
 from synthgrad.lab.errors import UsageError
-from synthgrad.lab.folder import RunFolder, versions
-from synthgrad.lab.recipes import RECIPES, Recipe
-from synthgrad.lab.run import pick_device
-from synthgrad.lab.signals import SIGNALS, Stopped
+from synthgrad.lab.experiments.image_recipes import RECIPES
+from synthgrad.lab.experiments.images import FeedForwardConfig, ImageExperiment
+from synthgrad.lab.runs.folder import RunFolder, versions
+from synthgrad.lab.runs.run import pick_device
+from synthgrad.lab.runs.signals import SIGNALS, Stopped
 from synthgrad.lab.stages.build import build
 from synthgrad.lab.stages.options import PipelineConfig, check_here, settled, to_json
 
@@ -27,7 +27,7 @@ log = logging.getLogger("synthgrad.lab")
 
 
 def work(
-    recipe: Recipe,
+    recipe: ImageExperiment,
     config: FeedForwardConfig,
     pipeline: PipelineConfig,
     *,
@@ -90,7 +90,11 @@ def work(
 
 
 def _finish(
-    folder: RunFolder, recipe: Recipe, config: FeedForwardConfig, stage: Stage, seconds: float
+    folder: RunFolder,
+    recipe: ImageExperiment,
+    config: FeedForwardConfig,
+    stage: Stage,
+    seconds: float,
 ) -> None:
     status = stage.status()
     result = {k: v for k, v in status["result"].items() if k != "step"}

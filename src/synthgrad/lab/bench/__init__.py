@@ -1,1 +1,0 @@
-"""Benchmarks: each compares within one run, as a ratio."""
