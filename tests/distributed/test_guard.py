@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import synthgrad as sg
 from synthgrad.distributed import Options
-from synthgrad.distributed.learner import Learner, Sent
+from synthgrad.distributed._learner import Learner, Sent
 from synthgrad.errors import NonFiniteError
 from synthgrad.inputs import SyntheticInput
 from tests.distributed.threads import Pipeline, build

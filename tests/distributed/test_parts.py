@@ -11,12 +11,12 @@ from torch import nn
 
 import synthgrad as sg
 from synthgrad.distributed import Options, cut
-from synthgrad.distributed.cut import even
-from synthgrad.distributed.evaluation import Tally, frames
-from synthgrad.distributed.learner import Learner
-from synthgrad.distributed.schema import VERSION, Layout, Schema, SchemaError
-from synthgrad.distributed.store import Meeting, serve
-from synthgrad.distributed.window import Window
+from synthgrad.distributed._cut import even
+from synthgrad.distributed._evaluation import Tally, frames
+from synthgrad.distributed._flow import Window
+from synthgrad.distributed._learner import Learner
+from synthgrad.distributed.protocol import VERSION, Layout, Schema, SchemaError
+from synthgrad.distributed.transport._gloo_store import Meeting, serve
 from synthgrad.errors import ArgumentError, ShapeError
 from synthgrad.inputs import SyntheticInput
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import synthgrad as sg
 from synthgrad.distributed import cut, train
-from synthgrad.distributed.sharing import held, refuse_shared
+from synthgrad.distributed._cut import held, refuse_shared
 from synthgrad.errors import ArgumentError, LockingError, SynthgradError
 from tests.distributed.processes import batches
 

@@ -13,15 +13,15 @@ To train in stages: :func:`train`, or :class:`Stage` in processes that you start
 - :class:`Learner` is what a stage computes, without any network.
 """
 
-from synthgrad.distributed.cut import cut
+from synthgrad.distributed._cut import cut
+from synthgrad.distributed._learner import Learner
+from synthgrad.distributed._place import PeerError
+from synthgrad.distributed._supervisor import MISTAKE, ChildError, Command, Supervised, Supervisor
 from synthgrad.distributed.launch import Trained, checkpoints, train
-from synthgrad.distributed.learner import Learner
 from synthgrad.distributed.options import Options, time_to_stop
-from synthgrad.distributed.place import PeerError, check_interface
-from synthgrad.distributed.schema import SchemaError
+from synthgrad.distributed.protocol import SchemaError
 from synthgrad.distributed.stage import Stage
-from synthgrad.distributed.store import address, probe, serve
-from synthgrad.distributed.supervisor import MISTAKE, ChildError, Command, Supervised, Supervisor
+from synthgrad.distributed.transport import address, check_interface, probe, serve
 
 __all__ = [
     "MISTAKE",

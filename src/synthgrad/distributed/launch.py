@@ -20,13 +20,10 @@ from torch import Tensor, nn
 
 from synthgrad import checkpoint
 from synthgrad._sandbox import preserved
-from synthgrad.distributed.learner import LossFn
-from synthgrad.distributed.options import Options, time_to_stop
-from synthgrad.distributed.place import PeerError
-from synthgrad.distributed.sharing import held, refuse_shared
-from synthgrad.distributed.stage import Stage
-from synthgrad.distributed.store import serve
-from synthgrad.distributed.supervisor import (
+from synthgrad.distributed._cut import held, refuse_shared
+from synthgrad.distributed._learner import LossFn
+from synthgrad.distributed._place import PeerError
+from synthgrad.distributed._supervisor import (
     LARGEST_REPORT,
     MISTAKE,
     ChildError,
@@ -34,7 +31,10 @@ from synthgrad.distributed.supervisor import (
     Supervised,
     Supervisor,
 )
-from synthgrad.distributed.worker import Batches
+from synthgrad.distributed._worker import Batches
+from synthgrad.distributed.options import Options, time_to_stop
+from synthgrad.distributed.stage import Stage
+from synthgrad.distributed.transport import serve
 from synthgrad.errors import ArgumentError, SynthgradError
 from synthgrad.feedback import Feedback
 from synthgrad.schedule.optimizers import MakeOptimizer

@@ -11,12 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from synthgrad import _checks
-from synthgrad.distributed.learner import Learner, LossFn
+from synthgrad.distributed._learner import Learner, LossFn
+from synthgrad.distributed._place import PeerError, Place
+from synthgrad.distributed._status import Publisher
+from synthgrad.distributed._worker import Batches, Evaluation, Worker
 from synthgrad.distributed.options import Options
-from synthgrad.distributed.place import PeerError, Place, answers, check_interface
-from synthgrad.distributed.status import Publisher
-from synthgrad.distributed.store import address
-from synthgrad.distributed.worker import Batches, Evaluation, Worker
+from synthgrad.distributed.transport import Gloo
+from synthgrad.distributed.transport.base import Transport
 from synthgrad.errors import ArgumentError
 from synthgrad.feedback import Feedback, Regression
 from synthgrad.schedule.optimizers import MakeOptimizer
@@ -36,7 +37,8 @@ class Stage:
             it work in line.
         index: which stage this is, counted from 0.
         stages: how many there are.
-        store: where they meet, "host:port" (:func:`serve`).
+        store: where they meet, "host:port" (:func:`serve`); or a transport of your own, which
+            connects them (:class:`synthgrad.distributed.transport.base.Transport`).
         optimizer: makes an optimiser from parameters, for example
             ``functools.partial(torch.optim.Adam, lr=1e-3)``.
         feedback: predicts the per-example error of the message; for all but the last stage.
@@ -75,7 +77,7 @@ class Stage:
         *,
         index: int,
         stages: int,
-        store: str,
+        store: str | Transport,
         optimizer: MakeOptimizer,
         feedback: Feedback | None = None,
         loss_fn: LossFn | None = None,
@@ -112,9 +114,10 @@ class Stage:
             raise ArgumentError(
                 f"stage {index} of {stages} {'needs a' if loss_fn is None else 'takes no'} loss_fn"
             )
-        address(_checks.text("store", store))
         options = Options() if options is None else options
-        check_interface(options.interface)
+        transport = store
+        if not isinstance(transport, Transport):
+            transport = Gloo(_checks.text("store", store), options)
         learner = Learner(
             segment,
             optimizer,
@@ -127,7 +130,7 @@ class Stage:
             check_finite=options.check_finite,
         )
         self.worker = Worker(
-            Place(index, stages, store, options),
+            Place(index, stages, transport, options),
             learner,
             batches,
             Evaluation(evaluation, evaluate_every, metric, on_result),
@@ -166,10 +169,10 @@ class Stage:
         try:
             self.worker.run(steps, resume=resume)
         except PeerError as error:
-            store = self.worker.place.store
-            if answers(store):
+            trouble = self.worker.place.transport.trouble()
+            if not trouble:
                 raise
-            raise PeerError(f"{error}; nor does a store answer at {store}") from None
+            raise PeerError(f"{error}; {trouble}") from None
 
     def stop(self) -> None:
         """Asks :meth:`run` to end soon, with a checkpoint; may be called by a signal handler.
@@ -181,7 +184,7 @@ class Stage:
     def status(self) -> dict[str, Any]:
         """Where this stage is; the same as ``status.json`` in its folder, twice a second.
 
-        Beside the fields of :class:`synthgrad.distributed.status.Counters`: ``stage``, ``pid``,
+        Beside the fields of :class:`synthgrad.distributed._status.Counters`: ``stage``, ``pid``,
         ``state``, ``step``, the ``window`` and the ``round_trip`` (seconds) to the next stage,
         how often the edges below and above were formed (``generation_below``,
         ``generation_above``), and the ``time`` (seconds since 1970).

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from synthgrad.distributed.learner import Learner, Sent
+from synthgrad.distributed._learner import Learner, Sent
 from synthgrad.lab.bench.pipeline.job import Job
 from synthgrad.lab.bench.pipeline.work import Task
 from synthgrad.lab.stages.build import loss_fn, wrong

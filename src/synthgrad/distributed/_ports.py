@@ -1,23 +1,28 @@
-"""A stage's end of the edge to the next one: messages go up, targets come back."""
+"""A stage's ends of its edges: messages come in and are answered, and go up and are answered."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from synthgrad.distributed.edge import Edge
-from synthgrad.distributed.learner import Learner, Sent
-from synthgrad.distributed.link import Frame
-from synthgrad.distributed.nccl import Nccl
-from synthgrad.distributed.patience import Patience
-from synthgrad.distributed.place import PeerError, Place
-from synthgrad.distributed.schema import Kind, Schema, dtype_name, named_dtype
-from synthgrad.distributed.status import Counters
-from synthgrad.distributed.store import Meeting
-from synthgrad.distributed.window import Window
+from synthgrad.distributed._flow import Patience, Window
+from synthgrad.distributed._learner import Learner, Sent
+from synthgrad.distributed._place import PeerError, Place
+from synthgrad.distributed._status import Counters
+from synthgrad.distributed.protocol import (
+    Frame,
+    Kind,
+    Schema,
+    SchemaError,
+    dtype_name,
+    named_dtype,
+)
+from synthgrad.distributed.transport.base import Connection, Receives, Sends
 from synthgrad.errors import ShapeError
 
 log = logging.getLogger("synthgrad.distributed")
@@ -25,11 +30,178 @@ _BRIEFLY = 0.5
 """Seconds for which a restarted stage waits for the next one, if that is gone as well."""
 
 
+class Incoming:
+    """Receives messages, and answers them with the errors that they are to be fitted to.
+
+    Args:
+        place: the stage's.
+        sender: the number of the stage that sends them.
+        learner: runs the segment, to see whether it takes the messages.
+        counters: the stage's.
+        schema: what came in before, where it is known from a checkpoint.
+
+    Attributes:
+        edge: to the stage below.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        sender: int,
+        learner: Learner,
+        counters: Counters,
+        schema: Schema | None,
+    ) -> None:
+        self.place, self.learner, self.counters = place, learner, counters
+        self.name = f"stage {sender}"
+        self._held: Frame | None = None
+        wants = learner.inputs is not None
+        says = Receives(self._accept, learner.device, schema, wants_message=wants)
+        self.edge = place.transport.connect(sender, place.index, says, place.changed)
+
+    @property
+    def schema(self) -> Schema | None:
+        """What comes in; None before the first meeting."""
+        return self.edge.schema
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something came that has not been used."""
+        return self._held is not None or self.edge.waiting
+
+    def next(self, meanwhile: Callable[[], None], also: Callable[[], bool]) -> Frame | None:
+        """The next frame from below; waits for it.
+
+        Args:
+            meanwhile: called whenever something happened; uses targets.
+            also: whether something happened that has nothing to do with this edge.
+
+        Returns:
+            The frame; None for a stage that was asked to stop and has waited long enough.
+
+        Raises:
+            SchemaError: the stage below sends what this one cannot take.
+            PeerError: nothing came for as long as the patience lasts.
+        """
+        waited, told = 0.0, False
+        while (frame := self.poll()) is None:
+            if self.place.out_of_time or (self.place.stopping and not self.edge.up):
+                return None
+            if waited > self.place.options.patience:
+                raise PeerError(
+                    f"nothing came from {self.name} for {waited:.0f} s; "
+                    f"it is {'there' if self.edge.up else 'gone'}"
+                )
+            if waited > 1 and not told:
+                told = True
+                log.info("waiting for %s", self.name)
+            spent = self.place.pause(lambda: self.waiting or also())
+            self.counters.waited_for_input += spent
+            waited += spent
+            meanwhile()
+        return frame
+
+    def poll(self) -> Frame | None:
+        """The next frame from below, if one is there.
+
+        Raises:
+            SchemaError: as for :meth:`next`.
+        """
+        self.edge.check()
+        held, self._held = self._held, None
+        if held is not None and held.generation == self.edge.generation:
+            return held
+        frame = self.edge.receive()
+        if frame is not None and frame.tensors:
+            assert self.schema is not None
+            h, y = frame.tensors
+            frame.tensors = (
+                h.to(self.learner.device, named_dtype(self.schema.dtype)),
+                y.to(self.learner.device),
+            )
+        return frame
+
+    def answer(self, frame: Frame, delta: Tensor | None, h: Tensor | None = None) -> None:
+        """Counts a message as used, and sends the error that came back to it.
+
+        Args:
+            frame: the message.
+            delta: its error; None for none.
+            h: the message itself; None for what was sent.
+        """
+        self.edge.used(frame)
+        schema = self.schema
+        if schema is None:  # this stage works on predictions, and nobody has come yet
+            return
+        wanted = bool(schema.target_every) and frame.step % max(1, schema.target_every) == 0
+        # Only targets for what this stage made up itself can be more than the messages.
+        full = self.edge.wants_message and self.edge.in_flight >= schema.capacity
+        if delta is None or not wanted or full:
+            self.edge.acknowledge()
+            return
+        tensors: tuple[Tensor, ...] = (delta,)
+        if self.edge.wants_message:
+            message, y = frame.tensors
+            tensors = (delta, (message if h is None else h).detach(), y)
+        target = Frame(Kind.TARGET, frame.step, len(delta), number=frame.number, tensors=tensors)
+        self.edge.send(target, answers=frame)
+
+    def put_back(self, frame: Frame) -> None:
+        """Keeps a frame that it is not the time for yet; it is the next again."""
+        self._held = frame
+
+    def say_done(self) -> None:
+        """Tells the stage below that this one is through with the run."""
+        self.edge.send(Frame(Kind.DONE))
+
+    def begin_anew(self) -> None:
+        """Has the stage below send the end of the run again."""
+        self.edge.reset()
+        self.place.pause(lambda: not self.edge.up)
+
+    def close(self) -> None:
+        """Says goodbye."""
+        self.edge.close()
+
+    def _accept(self, schema: Schema, known: Schema | None) -> None:
+        """Compares what the stage below says with what this one needs; in the edge's thread.
+
+        Raises:
+            SchemaError: they differ, or the segment cannot take such messages.
+        """
+        options = self.place.options
+        wire = options.message_dtype
+        expected: dict[str, Any] = {
+            "stages": self.place.stages,
+            "fingerprint": options.fingerprint,
+            "target_every": schema.target_every and options.target_every,
+            "wire": schema.dtype if wire is None else dtype_name(wire),
+        }
+        if known is not None:
+            names = ("shape", "dtype", "label_shape", "label_dtype")
+            expected |= {name: getattr(known, name) for name in names}
+        if wrong := schema.differences(expected):
+            raise SchemaError(f"the messages of {self.name} do not fit: {wrong}")
+        if known is None and self.learner.inputs is None:  # else the segment is at work already
+            example = torch.zeros(
+                schema.shape, dtype=named_dtype(schema.dtype), device=self.learner.device
+            )
+            try:
+                self.learner.evaluate(example)
+            except Exception as error:
+                reason = str(error).splitlines()[0]
+                raise SchemaError(
+                    f"the segment of stage {self.place.index} cannot take messages "
+                    f"{schema.shape} of {schema.dtype}: {reason}"
+                ) from None
+
+
 class Outgoing:
     """Sends messages and fits the feedback model to the targets that come for them.
 
     Args:
         place: the stage's.
+        receiver: the number of the stage that gets them.
         learner: holds the feedback model.
         counters: the stage's.
         schema: what goes up, where it is known from a checkpoint; else the first message says it.
@@ -44,6 +216,7 @@ class Outgoing:
     def __init__(
         self,
         place: Place,
+        receiver: int,
         learner: Learner,
         counters: Counters,
         schema: Schema | None,
@@ -51,7 +224,9 @@ class Outgoing:
         restarted: bool,
     ) -> None:
         self.place, self.learner, self.counters = place, learner, counters
-        self.edge: Edge | None = None
+        self.name = f"stage {receiver}"
+        self.edge: Connection | None = None
+        self._receiver = receiver
         self.done = False
         self.schema: Schema | None = None
         # When all begin together, the others are waited for; else they are there, or gone.
@@ -69,11 +244,6 @@ class Outgoing:
             self._open(self._schema(*known))
 
     @property
-    def name(self) -> str:
-        """How errors and log lines call the stage above."""
-        return f"stage {self.place.index + 1}"
-
-    @property
     def window(self) -> int:
         """Messages that may be in flight."""
         return self._window.size(None if self.edge is None else self.edge.round_trip)
@@ -81,7 +251,12 @@ class Outgoing:
     @property
     def waiting(self) -> bool:
         """Whether something came that has not been used."""
-        return self.edge is not None and bool(self.edge.inbox)
+        return self.edge is not None and self.edge.waiting
+
+    @property
+    def up(self) -> bool:
+        """Whether the stage above is there."""
+        return self.edge is not None and self.edge.up
 
     def took(self, seconds: float) -> None:
         """Notes what a step's computing took, by which ``window="auto"`` goes."""
@@ -109,7 +284,7 @@ class Outgoing:
         waited, told = 0.0, False
         while True:
             self.collect()
-            self.place.check(edge)
+            edge.check()
             if (not frame.tensors or self._has_room()) and self._send(frame):
                 return True
             if not self._patience.lasts(edge, waited, must):
@@ -151,7 +326,7 @@ class Outgoing:
             return
         up = edge.up  # asked first: whatever came before the link was lost is in the inbox by then
         self._renew(edge)
-        while (frame := edge.take()) is not None:
+        while (frame := edge.receive()) is not None:
             if frame.kind == Kind.DONE:
                 self.done = True
             if frame.kind == Kind.TARGET:
@@ -169,14 +344,30 @@ class Outgoing:
             self._pause(lambda: not edge.up or not (edge.in_flight or self._sent))
             self.collect()
 
-    def await_done(self) -> bool:
-        """Waits until the stages above are done; False if the next one was lost before.
+    def end(self, step: int, count: int) -> bool:
+        """Says END, and waits until the stages above are through.
+
+        Args:
+            step: of this stage.
+            count: frames of the final evaluation.
+
+        Returns:
+            Whether they are; if the next one was lost before, all has to be sent again.
 
         Raises:
-            PeerError: it took longer than the patience.
+            PeerError: it did not come, or took longer than the patience.
         """
         edge = self.edge
-        assert edge is not None
+        before = 0 if edge is None else edge.generation
+        whole = self.pass_up(Frame(Kind.END, step, count), must=True)
+        assert self.edge is not None
+        return whole and self.edge.generation == before and self._await_done(self.edge)
+
+    def say_done(self) -> bool:
+        """Tells the stage above that this one is through; says whether it was there to hear it."""
+        return self.edge is None or self.edge.send(Frame(Kind.DONE))
+
+    def _await_done(self, edge: Connection) -> bool:
         generation, waited = edge.generation, 0.0
         self.collect()
         while not self.done:
@@ -196,19 +387,14 @@ class Outgoing:
         if self.edge is not None:
             self.edge.close()
 
-    def _open(self, schema: Schema) -> Edge:
+    def _open(self, schema: Schema) -> Connection:
         self.schema = schema
         place = self.place
-        options = place.options
-        meeting = Meeting(
-            place.store, place.index, 0, interface=options.interface, timeout=options.timeout
-        )
-        library = Nccl(self.learner.device, options)
-        edge = Edge(self.name, meeting, 0, options, place.changed, schema=schema, library=library)
-        self.edge = edge
-        return edge
+        says = Sends(schema, self.learner.device)
+        self.edge = place.transport.connect(place.index, self._receiver, says, place.changed)
+        return self.edge
 
-    def _edge_for(self, frame: Frame) -> Edge:
+    def _edge_for(self, frame: Frame) -> Connection:
         """The edge, opened by the first message; checks the others against that."""
         if not frame.tensors:
             if self.edge is None:
@@ -249,7 +435,7 @@ class Outgoing:
         edge = self.edge
         return edge is not None and edge.up and edge.in_flight < self.window
 
-    def _renew(self, edge: Edge) -> None:
+    def _renew(self, edge: Connection) -> None:
         """Forgets what went over a link that is no more."""
         if edge.generation != self._generation:
             self._generation = edge.generation
@@ -269,7 +455,7 @@ class Outgoing:
         self._last = frame.step
         return True
 
-    def _wait(self, edge: Edge) -> float:
+    def _wait(self, edge: Connection) -> float:
         up = edge.up
         spent = self._pause(lambda: self._has_room() or edge.up != up)
         self.counters.waited_for_window += spent if up else 0
