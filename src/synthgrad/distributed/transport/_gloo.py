@@ -328,11 +328,12 @@ class Gloo(Transport):
         if isinstance(says, Receives):
             rank = 1
             given = {"accept": says.accept, "wants_message": says.wants_message}
+        edge = str(sender) if receiver == sender + 1 else f"{sender}-{receiver}"
         options = self._options
         interface, timeout = options.interface, options.timeout
         return Edge(
             f"stage {sender if rank else receiver}",
-            Meeting(self._store, sender, rank, interface=interface, timeout=timeout),
+            Meeting(self._store, edge, rank, interface=interface, timeout=timeout),
             rank,
             options,
             changed,

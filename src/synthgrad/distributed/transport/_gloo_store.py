@@ -225,14 +225,14 @@ class Meeting:
 
     Args:
         store: "host:port".
-        edge: the number of the edge, that of the stage below it.
+        edge: its name among all edges; in a chain, the number of the stage below it.
         rank: 0 below, 1 above.
         interface: the network interface to use; None for that which leads to the store.
         timeout: seconds for which the store, and then the other end, are waited for at a time.
     """
 
     def __init__(
-        self, store: str, edge: int, rank: int, *, interface: str | None, timeout: float
+        self, store: str, edge: int | str, rank: int, *, interface: str | None, timeout: float
     ) -> None:
         self._host, self._port = address(store)
         self._edge, self._rank = edge, rank
