@@ -12,7 +12,7 @@ from torch import nn
 
 import synthgrad as sg
 from synthgrad.distributed import Options
-from synthgrad.distributed._learner import Learner, Sent
+from synthgrad.distributed._learner import Learner
 from synthgrad.distributed._place import Place
 from synthgrad.distributed._ports import Incoming, Outgoing
 from synthgrad.distributed._status import Counters
@@ -67,14 +67,16 @@ def test_answers_to_a_step_that_was_sent_twice_are_told_apart(monkeypatch):
     outgoing = _end(Outgoing, 0)
     fitted = []
     monkeypatch.setattr(
-        outgoing.learner, "fit", lambda sent, delta: fitted.append((sent, delta[0, 0].item()))
+        outgoing.learner,
+        "fit",
+        lambda message, delta, y: fitted.append((message, delta[0, 0].item())),
     )
-    copies = [Sent(*message(number), 0, None) for number in (1, 2)]
+    copies = [message(number) for number in (1, 2)]
     numbers = []
-    for sent in copies:  # the same step: the stage below was started again
-        frame = Frame(Kind.TRAIN, 5, 4, tensors=(sent.h, sent.y))
+    for contents in copies:  # the same step: the stage below was started again
+        frame = Frame(Kind.TRAIN, 5, 4, tensors=contents)
         assert outgoing.pass_up(frame)
-        outgoing.expect(frame, sent)
+        outgoing.expect(frame, contents[0])
         numbers.append(frame.number)
     edge = outgoing.edge
     assert isinstance(edge, StubEdge)
@@ -83,7 +85,8 @@ def test_answers_to_a_step_that_was_sent_twice_are_told_apart(monkeypatch):
         delta = torch.full((4, 3), value)
         edge.inbox.append(Frame(Kind.TARGET, 5, 4, number=number, tensors=(delta,)))
     outgoing.collect()
-    assert fitted == [(copies[0], 1.0), (copies[1], 2.0)]
+    assert [value for _, value in fitted] == [1.0, 2.0]
+    assert all(fitted[i][0] is copies[i][0] for i in (0, 1))
     assert outgoing.counters.late == 0
 
 

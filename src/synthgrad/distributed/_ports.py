@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from synthgrad.distributed._flow import Patience, Window
-from synthgrad.distributed._learner import Learner, Sent
+from synthgrad.distributed._learner import Learner
 from synthgrad.distributed._place import PeerError, Place
 from synthgrad.distributed._status import Counters
 from synthgrad.distributed.protocol import (
@@ -234,7 +234,7 @@ class Outgoing:
         if restarted and schema is not None:
             first_wait = min(first_wait, _BRIEFLY)
         self._patience = Patience(self.name, place, first_wait=first_wait)
-        self._sent: dict[int, Sent] = {}
+        self._sent: dict[int, Tensor] = {}
         self._generation = 0
         self._window = Window(place.options)
         self._last = 0
@@ -296,14 +296,14 @@ class Outgoing:
                 log.info("waiting for %s", self.name)
             waited += self._wait(edge)
 
-    def expect(self, frame: Frame, sent: Sent) -> None:
-        """Keeps what the target of a message will be fitted with, if one will come."""
+    def expect(self, frame: Frame, message: Tensor) -> None:
+        """Keeps a message with its prediction until its target comes, if one will come."""
         schema = self.schema
         if schema is None or not schema.target_every or frame.step % schema.target_every:
             return
         if self.edge is not None and self.edge.wants_message:
             return  # targets bring their own
-        self._sent[frame.number] = sent
+        self._sent[frame.number] = message
         while len(self._sent) > schema.capacity + 2:  # none comes for the oldest any more
             del self._sent[next(iter(self._sent))]
 
@@ -468,19 +468,20 @@ class Outgoing:
         return bool(self._sent) and self.edge is not None and self.edge.up
 
     def _fit(self, frame: Frame) -> None:
-        delta, *rest = frame.tensors
-        if rest:
-            h, y = rest
+        device = self.learner.device
+        delta, *came = frame.tensors
+        y: Tensor | None = None
+        if came:
             assert self.schema is not None
-            sent: Sent | None = Sent(h.to(named_dtype(self.schema.dtype)), y, -1, None)
+            message = came[0].to(device, named_dtype(self.schema.dtype))
+            y = came[1].to(device)
+        elif frame.number in self._sent:
+            message = self._sent.pop(frame.number)
         else:
-            sent = self._sent.pop(frame.number, None)
-        if sent is None:
             self.counters.late += 1
             return
-        device = sent.h.device
         started = time.monotonic()
-        self.learner.fit(sent, delta.to(device))
+        self.learner.fit(message, delta.to(device), y)
         self.counters.busy += time.monotonic() - started
         self.counters.targets += 1
         self.counters.target_age += max(0, self._last - frame.step)

@@ -141,7 +141,7 @@ class Worker:
                 message.tensors = (output.detach(), y)
                 offered = outgoing.offer(message)
             started = time.monotonic()
-            loss, sent = self.learner.backward(output, y, keep=self.place.options.synchronous)
+            loss, sent = self.learner.backward(output, y)
             spent += time.monotonic() - started
         self.counters.busy += spent
         self.counters.updates += 1
@@ -153,6 +153,7 @@ class Worker:
         if outgoing is not None:
             outgoing.took(spent)
             if offered or outgoing.pass_up(message):
+                assert sent is not None
                 outgoing.expect(message, sent)
                 if self.place.options.synchronous:
                     outgoing.await_target()

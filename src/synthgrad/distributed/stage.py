@@ -20,6 +20,7 @@ from synthgrad.distributed.transport import Gloo
 from synthgrad.distributed.transport.base import Transport
 from synthgrad.errors import ArgumentError
 from synthgrad.feedback import Feedback, Regression
+from synthgrad.interface import Interface
 from synthgrad.schedule.optimizers import MakeOptimizer
 
 
@@ -41,7 +42,9 @@ class Stage:
             connects them (:class:`synthgrad.distributed.transport.base.Transport`).
         optimizer: makes an optimiser from parameters, for example
             ``functools.partial(torch.optim.Adam, lr=1e-3)``.
-        feedback: predicts the per-example error of the message; for all but the last stage.
+        feedback: predicts the per-example error of the message; for all but the last stage. Or an
+            :class:`synthgrad.Interface` with such a model, all of which counts but its ``inputs``:
+            its name in errors, reduction, batch_dim, check_finite. Its ``lambda_`` has to be 0.
         loss_fn: ``loss_fn(output, y)``, a mean over the batch or the loss of each example; for
             the last stage.
         feedback_optimizer: the same as ``optimizer`` for feedback and synthetic input models,
@@ -69,6 +72,7 @@ class Stage:
 
     Raises:
         ArgumentError: something is missing, or out of range.
+        LockingError: the interface mixes in the real error, for which a stage does not wait.
     """
 
     def __init__(
@@ -79,7 +83,7 @@ class Stage:
         stages: int,
         store: str | Transport,
         optimizer: MakeOptimizer,
-        feedback: Feedback | None = None,
+        feedback: Feedback | Interface | None = None,
         loss_fn: LossFn | None = None,
         feedback_optimizer: MakeOptimizer | None = None,
         inputs: Regression | None = None,
