@@ -71,7 +71,7 @@ def arrows(names: list[str]) -> dict[str, set[str]]:
     return found
 
 
-def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+def circles(arrows: dict[str, set[str]]) -> list[tuple[str, ...]]:
     """The groups of names that can reach each other."""
 
     def reached(start: str) -> set[str]:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.pipeline.job import Job
 from benchmarks.pipeline.work import Task
-from synthgrad.distributed.learner import Learner, Sent
+from synthgrad.distributed import Learner
 from synthgrad.lab.experiments.feed_forward import loss_fn
 from synthgrad.lab.stages.build import wrong
 
@@ -61,16 +61,17 @@ def train_alone(job: Job, task: Task, note: Callable[[int], None]) -> dict[str, 
         feedback=None if last else task.feedbacks[job.stage],
         loss_fn=loss_fn if last else None,
     )
-    waiting: deque[Sent] = deque()
+    waiting: deque[Tensor] = deque()
     for step in range(job.steps):
         task.before_step(step)
         note(step)
         x, y = task.batches(step)
         h = x if job.stage == 0 else x.requires_grad_()
-        _, sent = learner.backward(learner.forward(h, y), y, keep=False)
-        waiting.append(sent)
+        _, message = learner.backward(learner.forward(h, y), y)
+        if message is not None:
+            waiting.append(message)
         if len(waiting) > _LATE:
-            sent = waiting.popleft()
+            message = waiting.popleft()
             if learner.wants_targets:
-                learner.fit(sent, 1e-6 * sent.h)
+                learner.fit(message, 1e-6 * message.detach())
     return {}

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from synthgrad.distributed import Options, serve
-from synthgrad.distributed.edge import Edge
-from synthgrad.distributed.link import Link
-from synthgrad.distributed.schema import Schema
-from synthgrad.distributed.store import Meeting
+from synthgrad.distributed.protocol import Schema
+from synthgrad.distributed.transport._gloo import Edge
+from synthgrad.distributed.transport._gloo_link import Link
+from synthgrad.distributed.transport._gloo_store import Meeting
 
 
 def until(ready, seconds=40.0):

@@ -10,10 +10,9 @@ import torch
 from torch.distributed import ProcessGroupGloo
 
 from synthgrad.distributed import Options, serve
-from synthgrad.distributed.direct import Endpoint, direct
-from synthgrad.distributed.link import Frame
-from synthgrad.distributed.nccl import Nccl, NcclGroup
-from synthgrad.distributed.schema import Kind
+from synthgrad.distributed.protocol import Frame, Kind
+from synthgrad.distributed.transport._gloo_direct import Endpoint, direct
+from synthgrad.distributed.transport._gloo_nccl import Nccl, NcclGroup
 from tests.distributed.links import Ends, message, until
 
 pytestmark = pytest.mark.timeout(60)
@@ -98,8 +97,8 @@ def _exchange(ends, count=30):
     below, above = ends.edges
 
     def taken(edge):
-        until(lambda: edge.inbox)
-        return edge.take()
+        until(lambda: edge.waiting)
+        return edge.receive()
 
     for number in range(count):
         contents = message(number)

@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 
-from synthgrad.distributed.edge import Edge
-from synthgrad.distributed.schema import Kind
-from synthgrad.distributed.worker import Worker
+from synthgrad.distributed._worker import Worker
+from synthgrad.distributed.protocol import Kind
+from synthgrad.distributed.transport._gloo import Edge
 from tests.distributed.processes import pipeline, work
 
 pytestmark = pytest.mark.timeout(150)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import synthgrad as sg
 from synthgrad.distributed import Options
-from synthgrad.distributed.learner import Learner, Sent
+from synthgrad.distributed._learner import Learner
 from synthgrad.errors import NonFiniteError
 from synthgrad.inputs import SyntheticInput
 from tests.distributed.threads import Pipeline, build
@@ -55,7 +55,7 @@ def _step(learner, h, y=None):
     y = _y() if y is None else y
     with learner.step():
         output = learner.forward(h, y)
-        return output, learner.backward(output, y, keep=False)[1]
+        return output, learner.backward(output, y)[1]
 
 
 def _all(learner):
@@ -121,11 +121,11 @@ def _bad_synthetic_error(learner, value):
 
 
 def _bad_target(learner, value):
-    learner.fit(Sent(torch.randn(8, 6), _y(), -1, None), _with(torch.randn(8, 6), value))
+    learner.fit(torch.randn(8, 6), _with(torch.randn(8, 6), value), _y())
 
 
 def _bad_message_with_a_target(learner, value):
-    learner.fit(Sent(_with(torch.randn(8, 6), value), _y(), -1, None), torch.randn(8, 6))
+    learner.fit(_with(torch.randn(8, 6), value), torch.randn(8, 6), _y())
 
 
 def _bad_batch_to_predict_from(learner, value):
@@ -165,7 +165,7 @@ def test_a_step_that_raises_changes_nothing(last, does, says, value):
             _step(learner, torch.randn(8, 4))
             learner.fit_inputs(torch.randn(8, 2), _y(), torch.randn(8, 4))
             if not last:
-                learner.fit(Sent(torch.randn(8, 6), _y(), -1, None), torch.randn(8, 6))
+                learner.fit(torch.randn(8, 6), torch.randn(8, 6), _y())
         before = _all(learner)
         with pytest.raises(NonFiniteError, match=f"stage 7: .*{says}"):
             does(learner, value)

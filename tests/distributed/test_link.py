@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from synthgrad.distributed.channel import HEADER, Channel, Sent
-from synthgrad.distributed.link import Frame, LinkLost
-from synthgrad.distributed.schema import Kind, Layout
+from synthgrad.distributed.protocol import Frame, Kind, Layout
+from synthgrad.distributed.transport._gloo_channel import HEADER, Channel, Sent
+from synthgrad.distributed.transport._gloo_link import LinkLost
 from tests.distributed.links import links, message, schema
 
 pytestmark = pytest.mark.timeout(30)

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from synthgrad import checkpoint, feedback
 from synthgrad.distributed import Options, PeerError, Stage, serve, train
+from synthgrad.distributed._supervisor import LARGEST_REPORT
 from synthgrad.distributed.launch import _as_report
-from synthgrad.distributed.supervisor import LARGEST_REPORT
 from synthgrad.errors import ArgumentError, ShapeError, SynthgradError
 from tests.distributed.links import until
 from tests.distributed.processes import batches, pipeline

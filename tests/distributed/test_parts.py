@@ -11,12 +11,12 @@ from torch import nn
 
 import synthgrad as sg
 from synthgrad.distributed import Options, cut
-from synthgrad.distributed.cut import even
-from synthgrad.distributed.evaluation import Tally, frames
-from synthgrad.distributed.learner import Learner
-from synthgrad.distributed.schema import VERSION, Layout, Schema, SchemaError
-from synthgrad.distributed.store import Meeting, serve
-from synthgrad.distributed.window import Window
+from synthgrad.distributed._cut import even
+from synthgrad.distributed._evaluation import Tally, frames
+from synthgrad.distributed._flow import Window
+from synthgrad.distributed._learner import Learner
+from synthgrad.distributed.protocol import VERSION, Layout, Schema, SchemaError
+from synthgrad.distributed.transport._gloo_store import Meeting, serve
 from synthgrad.errors import ArgumentError, ShapeError
 from synthgrad.inputs import SyntheticInput
 
@@ -126,18 +126,20 @@ def test_a_late_target_fits_the_model_as_it_is_now():
     sgd = partial(torch.optim.SGD, lr=0.1)
     learner = Learner(nn.Linear(2, 3), sgd, feedback=feedback, loss_fn=None)
     y = torch.zeros(4).long()
-    sent = [learner.backward(learner.forward(torch.randn(4, 2), y), y, keep=True)[1] for _ in "ab"]
+    sent = [learner.backward(learner.forward(torch.randn(4, 2), y), y)[1] for _ in "ab"]
     targets = [torch.randn(4, 3), torch.randn(4, 3)]
     for message, target in zip(sent, targets, strict=True):
+        assert message is not None
         expected = sg.feedback.Linear(3)
         expected.load_state_dict(feedback.state_dict())
-        loss = expected.loss(message.h, target * 4)
+        loss = expected.loss(message.detach(), target * 4)
         assert loss is not None
         loss.backward()
         learner.fit(message, target)
         for new, old in zip(feedback.parameters(), expected.parameters(), strict=True):
             assert old.grad is not None
             torch.testing.assert_close(new, old - 0.1 * old.grad)
+    assert sent[0] is not None
     with pytest.raises(ShapeError, match=r"\(4, 2\) came for a message of shape \(4, 3\)"):
         learner.fit(sent[0], torch.randn(4, 2))
 
@@ -149,7 +151,7 @@ def test_a_state_finds_the_same_parameters_in_another_process():
         adam = partial(torch.optim.Adam, lr=0.1)
         made = Learner(segment, adam, feedback=sg.feedback.Linear(2), loss_fn=None)
         y = torch.zeros(4).long()
-        made.backward(made.forward(torch.randn(4, 3), y), y, keep=False)
+        made.backward(made.forward(torch.randn(4, 3), y), y)
         return made
 
     many = [learner() for _ in range(5)]  # wherever their parameters happen to lie

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import synthgrad as sg
 from synthgrad.distributed import Options, PeerError, SchemaError, Stage, serve
-from synthgrad.distributed.outgoing import Outgoing
+from synthgrad.distributed._ports import Outgoing
 from synthgrad.errors import ArgumentError, ShapeError
 from synthgrad.inputs import SyntheticInput
 from tests.distributed.processes import batches, errors, unseen
@@ -171,7 +171,7 @@ def test_the_segment_of_the_next_stage_has_to_take_the_message():
 def test_both_ends_of_an_edge_that_do_not_fit_say_why(theirs, says):
     stages = _stages(_segments(8, 16), options=Options(patience=5.0))
     other = _stages(_segments(8, 16), options=Options(**({"patience": 5.0} | theirs)))[1]
-    other.worker.place.store = stages[0].worker.place.store
+    other.worker.place.transport = stages[0].worker.place.transport
     pipeline = Pipeline([stages[0], other], 5)
     for thread in pipeline.threads:
         thread.join(20)

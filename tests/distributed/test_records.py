@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthgrad.distributed import Options, SchemaError, serve
-from synthgrad.distributed.direct import Endpoint
-from synthgrad.distributed.place import Place
-from synthgrad.distributed.schema import RecordError, Schema
-from synthgrad.distributed.store import read_record
+from synthgrad.distributed.protocol import RecordError, Schema
+from synthgrad.distributed.transport._gloo_direct import Endpoint
+from synthgrad.distributed.transport._gloo_store import read_record
 from synthgrad.errors import ArgumentError
 from tests.distributed.links import Ends, open_end, schema, until
 
@@ -123,7 +122,7 @@ def test_an_edge_that_meets_junk_says_so(rank, text, says):
     until(lambda: edge.problem is not None)
     edge.close()
     with pytest.raises(SchemaError, match=says):
-        Place.check(edge)
+        edge.check()
 
 
 def test_a_store_holds_no_more_however_often_an_edge_is_formed():

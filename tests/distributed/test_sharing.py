@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import synthgrad as sg
 from synthgrad._sharing import held
 from synthgrad.distributed import cut, train
-from synthgrad.distributed.sharing import refuse_shared
+from synthgrad.distributed._cut import refuse_shared
 from synthgrad.errors import ArgumentError, LockingError, SynthgradError
 from tests.distributed.processes import batches
 

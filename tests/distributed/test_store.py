@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from synthgrad.distributed import serve
-from synthgrad.distributed.bounded import Bounded
-from synthgrad.distributed.store import Meeting
+from synthgrad.distributed.transport._gloo_bounded import Bounded
+from synthgrad.distributed.transport._gloo_store import Meeting
 from tests.distributed.links import Ends, until
 from tests.distributed.processes import _store, context
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from synthgrad.distributed.supervisor import MISTAKE, ChildError, Command, Supervisor
+from synthgrad.distributed._supervisor import MISTAKE, ChildError, Command, Supervisor
 from tests.distributed.links import until
 from tests.distributed.processes import context
 from tests.sockets import family
@@ -88,7 +88,7 @@ def _sleeping():
 def _supervise(path):
     code = (
         "import os, sys, time\n"
-        "from synthgrad.distributed.supervisor import Supervised\n"
+        "from synthgrad.distributed._supervisor import Supervised\n"
         "Supervised()\n"
         "open(sys.argv[1], 'w').write(str(os.getpid()))\n"
         "time.sleep(60)"

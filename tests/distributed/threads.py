@@ -48,9 +48,12 @@ class Pipeline:
 _stores = WeakKeyDictionary()
 
 
-def build(segments, feedbacks, *, options, batches, loss_fn, optimizer, **settings):
-    """The stages of a pipeline, on a store of their own (open as long as the first is kept)."""
-    store = serve()
+def build(segments, feedbacks, *, options, batches, loss_fn, optimizer, transport=None, **settings):
+    """The stages of a pipeline, on a store of their own (open as long as the first is kept).
+
+    Or each on what ``transport()`` returns.
+    """
+    store: Any = serve() if transport is None else transport
     last = len(segments) - 1
     every = settings.pop("every_stage", {})
     stages = [
@@ -58,7 +61,7 @@ def build(segments, feedbacks, *, options, batches, loss_fn, optimizer, **settin
             segment,
             index=i,
             stages=len(segments),
-            store=f"127.0.0.1:{store.port}",
+            store=f"127.0.0.1:{store.port}" if transport is None else transport(),
             optimizer=optimizer,
             feedback=feedbacks[i] if i < last else None,
             loss_fn=loss_fn if i == last else None,

@@ -18,13 +18,12 @@ class Guard:
     """Watches over the steps of one stage.
 
     Args:
-        label: how errors call the stage.
         modules: what it trains.
         enabled: whether it does anything at all.
     """
 
-    def __init__(self, label: str, modules: Sequence[nn.Module], *, enabled: bool) -> None:
-        self._label, self._enabled = label, enabled
+    def __init__(self, modules: Sequence[nn.Module], *, enabled: bool) -> None:
+        self._enabled = enabled
         self._modules = modules
         self._statistics = Statistics(*modules)
 
@@ -57,7 +56,7 @@ class Guard:
         if self._enabled and isinstance(tensor, Tensor) and not are_finite([tensor]):
             bad = int((~tensor.isfinite()).sum())
             raise NonFiniteError(
-                f"{self._label}: {bad} of {tensor.numel()} values of {what} of shape "
+                f"{bad} of {tensor.numel()} values of {what} of shape "
                 f"{tuple(tensor.shape)} are NaN or infinite; expected finite ones. This step has "
                 "changed nothing"
             )

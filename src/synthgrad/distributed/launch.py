@@ -22,13 +22,10 @@ from synthgrad import checkpoint
 from synthgrad._optimizers import MakeOptimizer
 from synthgrad._sandbox import preserved
 from synthgrad._sharing import held
-from synthgrad.distributed.learner import LossFn
-from synthgrad.distributed.options import Options, time_to_stop
-from synthgrad.distributed.place import PeerError
-from synthgrad.distributed.sharing import refuse_shared
-from synthgrad.distributed.stage import Stage
-from synthgrad.distributed.store import serve
-from synthgrad.distributed.supervisor import (
+from synthgrad.distributed._cut import refuse_shared
+from synthgrad.distributed._learner import LossFn, outgoing
+from synthgrad.distributed._place import PeerError
+from synthgrad.distributed._supervisor import (
     LARGEST_REPORT,
     MISTAKE,
     ChildError,
@@ -36,11 +33,16 @@ from synthgrad.distributed.supervisor import (
     Supervised,
     Supervisor,
 )
-from synthgrad.distributed.worker import Batches
+from synthgrad.distributed._worker import Batches
+from synthgrad.distributed.options import Options, time_to_stop
+from synthgrad.distributed.stage import Stage
+from synthgrad.distributed.transport import serve
 from synthgrad.errors import ArgumentError, SynthgradError
 from synthgrad.feedback import Feedback
+from synthgrad.interface import Interface
 
 log = logging.getLogger("synthgrad.distributed")
+Model = Feedback | Interface
 _BEGIN = """\
 import pickle, sys
 from multiprocessing import spawn
@@ -69,7 +71,7 @@ class Trained:
 
 def train(
     segments: Sequence[nn.Module],
-    feedback: Callable[[Tensor], Feedback] | Sequence[Feedback],
+    feedback: Callable[[Tensor], Model] | Sequence[Model],
     *,
     batches: Batches,
     loss_fn: LossFn,
@@ -91,7 +93,8 @@ def train(
 
     Args:
         segments: the parts of the network (:func:`synthgrad.distributed.cut`).
-        feedback: the feedback model behind each segment but the last; or makes one from a message.
+        feedback: the feedback model behind each segment but the last, or an interface with it
+            (:class:`Stage`); or a function that makes one from a message.
         batches: as for :class:`Stage`, and so are the others of this name.
         loss_fn: as there.
         optimizer: as there.
@@ -162,24 +165,22 @@ def train(
             assert state is not None
             segment.load_state_dict(state["learner"]["segment"])
             if index < len(models):
-                prefix = "feedback."
-                stored = state["learner"]["interface"].items()
-                own = {k.removeprefix(prefix): v for k, v in stored if k.startswith(prefix)}
-                models[index].load_state_dict(own)
+                _load(models[index], state["learner"]["interface"])
         result = {k: v for k, v in status[-1]["result"].items() if k != "step"}
         return Trained(result, status, supervisor.restarted)
 
 
 def _models(
     segments: Sequence[nn.Module],
-    feedback: Callable[[Tensor], Feedback] | Sequence[Feedback],
+    feedback: Callable[[Tensor], Model] | Sequence[Model],
     batches: Batches,
-) -> list[Feedback]:
-    """The feedback model behind each segment but the last.
+) -> list[Model]:
+    """What stands behind each segment but the last.
 
     Raises:
         ArgumentError: there are more or fewer, or one stands in two places.
-        LockingError: two stages share what one of them changes.
+        LockingError: two stages share what one of them changes; or an interface mixes in the real
+            error.
     """
     for index, segment in enumerate(segments):
         if not isinstance(segment, nn.Module):
@@ -195,7 +196,7 @@ def _models(
                 f"each but the last; got {len(models)}"
             )
         for index, model in enumerate(models):
-            if not isinstance(model, Feedback):
+            if not isinstance(model, Feedback | Interface):
                 raise ArgumentError(
                     f"what stands behind segment {index} must be a Feedback, got "
                     f"{type(model).__name__}"
@@ -206,6 +207,7 @@ def _models(
                     f"segments {first} and {index}; expected one for each, as each learns from "
                     "errors of its own"
                 )
+            outgoing(model)
             own[index] += held(model, f"the feedback model behind segment {index}")
         refuse_shared(own)
     except SynthgradError:
@@ -215,13 +217,23 @@ def _models(
 
 
 def _made(
-    segments: Sequence[nn.Module], feedback: Callable[[Tensor], Feedback], batches: Batches
-) -> Iterator[Feedback]:
+    segments: Sequence[nn.Module],
+    feedback: Callable[[Tensor], Model],
+    batches: Batches,
+) -> Iterator[Model]:
     h, _ = batches(0)
     for segment in segments[:-1]:
         with preserved(segment), torch.no_grad():
             h = segment(h)
         yield feedback(h)
+
+
+def _load(model: Model, stored: dict[str, Any]) -> None:
+    """Puts what a stage has learned, the state of its interface, into what stands behind it."""
+    if isinstance(model, Feedback):
+        prefix = "feedback."
+        stored = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+    model.load_state_dict(stored)
 
 
 def _packed(spec: dict[str, Any]) -> bytes:

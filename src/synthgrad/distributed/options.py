@@ -15,6 +15,9 @@ from synthgrad.errors import ArgumentError
 MAX_WINDOW = 128
 """The most messages in flight that ``window="auto"`` may choose."""
 
+UNTIL_MEASURED = 8
+"""Messages in flight with ``window="auto"``, before the round trip is known."""
+
 
 LONGEST_FINGERPRINT = 4096
 _LONGEST_TIMEOUT = 1e6

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from synthgrad import _checks
 from synthgrad._optimizers import MakeOptimizer
-from synthgrad.distributed.learner import Learner, LossFn
+from synthgrad.distributed._learner import Learner, LossFn
+from synthgrad.distributed._place import PeerError, Place
+from synthgrad.distributed._status import Publisher
+from synthgrad.distributed._worker import Batches, Evaluation, Worker
 from synthgrad.distributed.options import Options
-from synthgrad.distributed.place import PeerError, Place, answers, check_interface
-from synthgrad.distributed.status import Publisher
-from synthgrad.distributed.store import address
-from synthgrad.distributed.worker import Batches, Evaluation, Worker
+from synthgrad.distributed.transport import Gloo
+from synthgrad.distributed.transport.base import Transport
 from synthgrad.errors import ArgumentError
 from synthgrad.feedback import Feedback, Regression
+from synthgrad.interface import Interface
 
 
 class Stage:
@@ -36,10 +38,13 @@ class Stage:
             it work in line.
         index: which stage this is, counted from 0.
         stages: how many there are.
-        store: where they meet, "host:port" (:func:`serve`).
+        store: where they meet, "host:port" (:func:`serve`); or a transport of your own, which
+            connects them (:class:`synthgrad.distributed.transport.base.Transport`).
         optimizer: makes an optimiser from parameters, for example
             ``functools.partial(torch.optim.Adam, lr=1e-3)``.
-        feedback: predicts the per-example error of the message; for all but the last stage.
+        feedback: predicts the per-example error of the message; for all but the last stage. Or an
+            :class:`synthgrad.Interface` with such a model, all of which counts but its ``inputs``:
+            its name in errors, reduction, batch_dim, check_finite. Its ``lambda_`` has to be 0.
         loss_fn: ``loss_fn(output, y)``, a mean over the batch or the loss of each example; for
             the last stage.
         feedback_optimizer: the same as ``optimizer`` for feedback and synthetic input models,
@@ -67,6 +72,7 @@ class Stage:
 
     Raises:
         ArgumentError: something is missing, or out of range.
+        LockingError: the interface mixes in the real error, for which a stage does not wait.
     """
 
     def __init__(
@@ -75,9 +81,9 @@ class Stage:
         *,
         index: int,
         stages: int,
-        store: str,
+        store: str | Transport,
         optimizer: MakeOptimizer,
-        feedback: Feedback | None = None,
+        feedback: Feedback | Interface | None = None,
         loss_fn: LossFn | None = None,
         feedback_optimizer: MakeOptimizer | None = None,
         inputs: Regression | None = None,
@@ -112,9 +118,10 @@ class Stage:
             raise ArgumentError(
                 f"stage {index} of {stages} {'needs a' if loss_fn is None else 'takes no'} loss_fn"
             )
-        address(_checks.text("store", store))
         options = Options() if options is None else options
-        check_interface(options.interface)
+        transport = store
+        if not isinstance(transport, Transport):
+            transport = Gloo(_checks.text("store", store), options)
         learner = Learner(
             segment,
             optimizer,
@@ -127,7 +134,7 @@ class Stage:
             check_finite=options.check_finite,
         )
         self.worker = Worker(
-            Place(index, stages, store, options),
+            Place(index, stages, transport, options),
             learner,
             batches,
             Evaluation(evaluation, evaluate_every, metric, on_result),
@@ -166,10 +173,10 @@ class Stage:
         try:
             self.worker.run(steps, resume=resume)
         except PeerError as error:
-            store = self.worker.place.store
-            if answers(store):
+            trouble = self.worker.place.transport.trouble()
+            if not trouble:
                 raise
-            raise PeerError(f"{error}; nor does a store answer at {store}") from None
+            raise PeerError(f"{error}; {trouble}") from None
 
     def stop(self) -> None:
         """Asks :meth:`run` to end soon, with a checkpoint; may be called by a signal handler.
@@ -181,7 +188,7 @@ class Stage:
     def status(self) -> dict[str, Any]:
         """Where this stage is; the same as ``status.json`` in its folder, twice a second.
 
-        Beside the fields of :class:`synthgrad.distributed.status.Counters`: ``stage``, ``pid``,
+        Beside the fields of :class:`synthgrad.distributed._status.Counters`: ``stage``, ``pid``,
         ``state``, ``step``, the ``window`` and the ``round_trip`` (seconds) to the next stage,
         how often the edges below and above were formed (``generation_below``,
         ``generation_above``), and the ``time`` (seconds since 1970).

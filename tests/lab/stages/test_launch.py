@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from synthgrad.distributed import serve
-from synthgrad.distributed.supervisor import ChildError, Command, Supervisor
+from synthgrad.distributed import ChildError, Command, Supervisor, serve
 from synthgrad.errors import ArgumentError
 from synthgrad.lab import cli
 from tests.sockets import assert_on_loopback

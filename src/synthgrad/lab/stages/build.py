@@ -95,6 +95,8 @@ def build(
     batches = Batches(data.train_x, data.train_y, config.batch_size, config.seed)
 
     full = config.unlock == "full" and index > 0
+    if not last:
+        between[index].inputs = None  # the next stage's
     return Stage(
         cut[index],
         index=index,
@@ -102,7 +104,7 @@ def build(
         store=store,
         optimizer=partial(adam, rate=rates.own),
         feedback_optimizer=partial(adam, rate=rates.feedback),
-        feedback=None if last else between[index].feedback,
+        feedback=None if last else between[index],
         inputs=between[index - 1].inputs if full else None,
         input_optimizer=partial(adam, rate=rates.inputs),
         loss_fn=loss_fn if last else None,

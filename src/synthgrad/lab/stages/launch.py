@@ -9,11 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from synthgrad.distributed import serve
-from synthgrad.distributed.launch import checkpoints
-from synthgrad.distributed.options import time_to_stop
-from synthgrad.distributed.store import probe
-from synthgrad.distributed.supervisor import ChildError, Command, Supervisor
+from synthgrad.distributed import (
+    ChildError,
+    Command,
+    Supervisor,
+    checkpoints,
+    probe,
+    serve,
+    time_to_stop,
+)
 from synthgrad.errors import ArgumentError
 from synthgrad.lab.errors import RunError, UsageError
 from synthgrad.lab.experiments.images import FeedForwardConfig, ImageExperiment

@@ -11,9 +11,7 @@ import torch
 import tyro
 from pydantic import Field, model_validator
 
-from synthgrad.distributed import Options
-from synthgrad.distributed.place import check_interface
-from synthgrad.distributed.store import address
+from synthgrad.distributed import Options, address, check_interface
 from synthgrad.errors import ArgumentError
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.experiments.images import FeedForwardConfig, ImageExperiment

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import torch
 
-from synthgrad.distributed import PeerError, Stage
-from synthgrad.distributed.supervisor import MISTAKE, Supervised
+from synthgrad.distributed import MISTAKE, PeerError, Stage, Supervised
 from synthgrad.errors import SynthgradError
 from synthgrad.lab.errors import UsageError
 from synthgrad.lab.experiments.image_recipes import RECIPES

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from synthgrad.distributed.schema import Layout, Room
+from synthgrad.distributed.protocol import Layout, Room
 
 FIELDS = struct.Struct("12q")
 HEADER = 128

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synthgrad.distributed.link import Frame
-from synthgrad.distributed.schema import Kind
+from synthgrad.distributed.protocol import Frame, Kind
 from synthgrad.errors import ShapeError
 
 

@@ -1,4 +1,4 @@
-"""What two neighbouring stages agree on before they talk, and how a frame lies in memory."""
+"""What two neighbouring stages say to each other: frames, and the schema of what is in them."""
 
 from __future__ import annotations
 
@@ -55,6 +55,34 @@ class Kind(IntEnum):
     """The stages above have finished the run."""
     BYE = 8
     """The last frame."""
+
+
+@dataclass
+class Frame:
+    """What one stage says to another.
+
+    Attributes:
+        kind: what it is.
+        step: which batch it belongs to.
+        rows: examples in it that count; the others fill it up.
+        first: whether it is the first of its evaluation.
+        last: whether it is the last.
+        final: whether it belongs to the evaluation that ends the run.
+        number: of a message, given by its sender, which never gives it twice; of a target, that of
+            the message it is for. A step may be sent again by a stage that was started anew.
+        tensors: its contents.
+        generation: of the connection that it came over; 0 for one that did not come.
+    """
+
+    kind: Kind
+    step: int = 0
+    rows: int = 0
+    first: bool = False
+    last: bool = False
+    final: bool = False
+    number: int = 0
+    tensors: tuple[Tensor, ...] = ()
+    generation: int = 0
 
 
 @dataclass(frozen=True)

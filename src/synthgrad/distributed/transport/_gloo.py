@@ -1,4 +1,4 @@
-"""An edge between two stages, which outlives the process at its other end."""
+"""Stages that meet at a store, and talk over gloo: for now the only transport."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from synthgrad.distributed.direct import Contents, Endpoint, Library, direct
-from synthgrad.distributed.link import Frame, Link, LinkLost
-from synthgrad.distributed.options import Options
-from synthgrad.distributed.schema import Kind, RecordError, Schema, SchemaError, shortened
-from synthgrad.distributed.store import Meeting
-from synthgrad.distributed.window import UNTIL_MEASURED
+from synthgrad.distributed.options import UNTIL_MEASURED, Options
+from synthgrad.distributed.protocol import Frame, Kind, RecordError, Schema, SchemaError, shortened
+from synthgrad.distributed.transport._gloo_direct import Contents, Endpoint, Library, direct
+from synthgrad.distributed.transport._gloo_link import Link, LinkLost
+from synthgrad.distributed.transport._gloo_nccl import Nccl
+from synthgrad.distributed.transport._gloo_store import Meeting, address, answers, check_interface
+from synthgrad.distributed.transport.base import Connection, Receives, Sends, Transport
 from synthgrad.errors import SynthgradError
 
 _DIRECT_TRIES = 2
@@ -22,7 +23,7 @@ _DIRECT_TRIES = 2
 log = logging.getLogger("synthgrad.distributed")
 
 
-class Edge:
+class Edge(Connection):
     """One end of an edge. A thread of its own forms it, and forms it again when it is lost.
 
     Everything here may be called at any time, whether the other end is there or not.
@@ -91,10 +92,15 @@ class Edge:
         return 0 if link is None else link.in_flight
 
     @property
-    def warm(self) -> bool:
-        """Whether the other end, where it has come back, has used something since."""
+    def answered(self) -> bool:
+        """Whether the other end is there and has used a frame of this generation."""
         link = self._link
-        return self.generation == 1 or (link is not None and link.answered)
+        return link is not None and link.answered
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the inbox holds anything."""
+        return bool(self.inbox)
 
     @property
     def round_trip(self) -> float | None:
@@ -113,7 +119,7 @@ class Edge:
                 has none: the other end may be another process, which counts from an earlier step.
         """
         link = self._link
-        if link is None or (answers is not None and answers.link not in (None, link)):
+        if link is None or (answers is not None and answers.generation not in (0, link.generation)):
             return False
         try:
             link.send(frame)
@@ -122,15 +128,16 @@ class Edge:
             return False
         return True
 
-    def take(self) -> Frame | None:
+    def receive(self) -> Frame | None:
         """The oldest frame of the inbox, if there is one."""
         with self._changed:
             return self.inbox.popleft() if self.inbox else None
 
     def used(self, frame: Frame) -> None:
         """Counts a frame with contents as used; the next frame sent tells the other end."""
-        if frame.link is not None:
-            frame.link.used()
+        link = self._link
+        if link is not None and frame.generation == link.generation:
+            link.used()
 
     def acknowledge(self) -> None:
         """Tells the other end at once what has been used, where no frame does so anyway."""
@@ -167,6 +174,7 @@ class Edge:
             with self._changed:
                 self.inbox.clear()
                 self.generation += 1
+                link.generation = self.generation
                 self._link = link
                 self._changed.notify_all()
             log.info("%s is there (generation %d)", self.name, self.generation)
@@ -268,7 +276,6 @@ class Edge:
                     return
                 with self._changed:
                     if frame.kind != Kind.BEAT:
-                        frame.link = link
                         self.inbox.append(frame)
                     self._changed.notify_all()
         except LinkLost as error:
@@ -295,3 +302,46 @@ class Edge:
                     link.beat()
                 except LinkLost as error:
                     self._lost(link, str(error))
+
+
+class Gloo(Transport):
+    """Stages that meet at a store, each edge a gloo group of two; from GPU to GPU by NCCL.
+
+    Args:
+        store: where the stages meet, "host:port".
+        options: the run's.
+
+    Raises:
+        ArgumentError: the address is none, or this machine has no such network interface.
+    """
+
+    def __init__(self, store: str, options: Options) -> None:
+        address(store)
+        check_interface(options.interface)
+        self._store, self._options = store, options
+
+    def connect(
+        self, sender: int, receiver: int, says: Sends | Receives, changed: threading.Condition
+    ) -> Edge:
+        """This stage's end of an edge."""
+        rank, given = 0, {}
+        if isinstance(says, Receives):
+            rank = 1
+            given = {"accept": says.accept, "wants_message": says.wants_message}
+        edge = str(sender) if receiver == sender + 1 else f"{sender}-{receiver}"
+        options = self._options
+        interface, timeout = options.interface, options.timeout
+        return Edge(
+            f"stage {sender if rank else receiver}",
+            Meeting(self._store, edge, rank, interface=interface, timeout=timeout),
+            rank,
+            options,
+            changed,
+            schema=says.known if isinstance(says, Receives) else says.schema,
+            library=Nccl(says.device, options),
+            **given,
+        )
+
+    def trouble(self) -> str:
+        """Whether a store answers at all; waits for it for two seconds at most."""
+        return "" if answers(self._store) else f"nor does a store answer at {self._store}"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from synthgrad.distributed.edge import Edge
 from synthgrad.distributed.options import Options
-from synthgrad.distributed.store import address
-from synthgrad.errors import ArgumentError, SynthgradError
+from synthgrad.distributed.transport.base import Transport
+from synthgrad.errors import SynthgradError
 
 
 class PeerError(SynthgradError, RuntimeError):
@@ -25,7 +23,7 @@ class Place:
     Attributes:
         index: which stage it is, from 0.
         stages: how many there are.
-        store: where they meet.
+        transport: what connects it with the others.
         options: the run's.
         changed: notified when something comes over an edge.
         saves: called while a stage that was asked to stop waits for something.
@@ -34,7 +32,7 @@ class Place:
 
     index: int
     stages: int
-    store: str
+    transport: Transport
     options: Options
     changed: threading.Condition = field(default_factory=threading.Condition)
     saves: Callable[[], None] = lambda: None
@@ -59,35 +57,3 @@ class Place:
             # In slices, since a signal wakes nobody.
             self.changed.wait_for(ready, 0.1)
         return time.monotonic() - started
-
-    @staticmethod
-    def check(edge: Edge) -> None:
-        """Raises what keeps an edge from ever being formed.
-
-        Raises:
-            SchemaError: the ends do not fit.
-        """
-        if edge.problem is not None:
-            raise edge.problem
-
-
-def check_interface(name: str | None) -> None:
-    """Looks whether this machine has a network interface; None always is.
-
-    Raises:
-        ArgumentError: it has not; says which it has.
-    """
-    there = [found for _, found in socket.if_nameindex()]
-    if name is not None and name not in there:
-        raise ArgumentError(
-            f"interface: there is no {name!r} on this machine, only {', '.join(there)}"
-        )
-
-
-def answers(store: str) -> bool:
-    """Whether anybody listens where the store should be; waits for two seconds at most."""
-    try:
-        with socket.create_connection(address(store), timeout=2.0):
-            return True
-    except OSError:
-        return False

@@ -13,15 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from synthgrad import checkpoint
-from synthgrad.distributed.ending import Ending
-from synthgrad.distributed.evaluation import Tally, frames
-from synthgrad.distributed.incoming import Incoming
-from synthgrad.distributed.learner import Learner
-from synthgrad.distributed.link import Frame
-from synthgrad.distributed.outgoing import Outgoing
-from synthgrad.distributed.place import Place
-from synthgrad.distributed.schema import Kind, Schema
-from synthgrad.distributed.status import Counters
+from synthgrad.distributed._evaluation import Tally, frames
+from synthgrad.distributed._learner import Learner
+from synthgrad.distributed._place import Place
+from synthgrad.distributed._ports import Incoming, Outgoing
+from synthgrad.distributed._shutdown import Ending
+from synthgrad.distributed._status import Counters
+from synthgrad.distributed.protocol import Frame, Kind, Schema
 from synthgrad.errors import SynthgradError
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
@@ -89,10 +87,17 @@ class Worker:
         self.learner.segment.train()
         if place.index < place.stages - 1:
             self.outgoing = Outgoing(
-                place, self.learner, self.counters, schemas.get("above"), restarted=self._killed
+                place,
+                place.index + 1,
+                self.learner,
+                self.counters,
+                schemas.get("above"),
+                restarted=self._killed,
             )
         if place.index:
-            self.incoming = Incoming(place, self.learner, self.counters, schemas.get("below"))
+            self.incoming = Incoming(
+                place, place.index - 1, self.learner, self.counters, schemas.get("below")
+            )
         self._ending = Ending(place, self.outgoing, self.incoming)
         self._steps = steps
         restored, ended = self._through == steps, "finished"
@@ -136,7 +141,7 @@ class Worker:
                 message.tensors = (output.detach(), y)
                 offered = outgoing.offer(message)
             started = time.monotonic()
-            loss, sent = self.learner.backward(output, y, keep=self.place.options.synchronous)
+            loss, sent = self.learner.backward(output, y)
             spent += time.monotonic() - started
         self.counters.busy += spent
         self.counters.updates += 1
@@ -148,6 +153,7 @@ class Worker:
         if outgoing is not None:
             outgoing.took(spent)
             if offered or outgoing.pass_up(message):
+                assert sent is not None
                 outgoing.expect(message, sent)
                 if self.place.options.synchronous:
                     outgoing.await_target()
@@ -160,7 +166,7 @@ class Worker:
             self._ending.note(frame)
         passed = True
         if self.outgoing is not None:
-            up = replace(frame, tensors=(output, y), link=None)
+            up = replace(frame, tensors=(output, y), generation=0)
             passed = self.outgoing.pass_up(up, must=frame.final)
         else:
             self._tally.add(output, y, frame)
@@ -209,7 +215,7 @@ class Worker:
         ends = frame is not None and (frame.final or frame.kind == Kind.END)
         if predicts and (frame is None or ends):
             if frame is not None:
-                incoming.edge.inbox.appendleft(frame)
+                incoming.put_back(frame)
             self._train_on_prediction()
         elif frame is not None and frame.kind == Kind.TRAIN:
             self._train_on(frame)
@@ -253,7 +259,7 @@ class Worker:
             if self._ending.reach(end.step, end.rows):
                 return "finished"
         if not self.place.stopping:  # a stage was lost before it was through
-            self._ending.send_again(incoming)
+            incoming.begin_anew()
         return ""
 
     def _collect(self) -> None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 
-from synthgrad.distributed.channel import Sent
-from synthgrad.distributed.schema import Layout, RecordError, shortened
+from synthgrad.distributed.protocol import Layout, RecordError, shortened
+from synthgrad.distributed.transport._gloo_channel import Sent
 
 _LONGEST = 1000
 """Characters of what an end says."""

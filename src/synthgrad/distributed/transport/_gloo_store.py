@@ -15,8 +15,8 @@ from typing import Any
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import ProcessGroupGloo
 
-from synthgrad.distributed.bounded import Bounded
-from synthgrad.distributed.schema import RecordError, SchemaError, shortened
+from synthgrad.distributed.protocol import RecordError, SchemaError, shortened
+from synthgrad.distributed.transport._gloo_bounded import Bounded
 from synthgrad.errors import ArgumentError
 
 Accept = Callable[[dict[str, Any]], str | None]
@@ -132,6 +132,28 @@ def address(store: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def check_interface(name: str | None) -> None:
+    """Looks whether this machine has a network interface; None always is.
+
+    Raises:
+        ArgumentError: it has not; says which it has.
+    """
+    there = [found for _, found in socket.if_nameindex()]
+    if name is not None and name not in there:
+        raise ArgumentError(
+            f"interface: there is no {name!r} on this machine, only {', '.join(there)}"
+        )
+
+
+def answers(store: str) -> bool:
+    """Whether anybody listens where the store should be; waits for two seconds at most."""
+    try:
+        with socket.create_connection(address(store), timeout=2.0):
+            return True
+    except OSError:
+        return False
+
+
 def probe(store: str, timeout: float = 5.0) -> None:
     """Looks whether a store answers.
 
@@ -203,14 +225,14 @@ class Meeting:
 
     Args:
         store: "host:port".
-        edge: the number of the edge, that of the stage below it.
+        edge: its name among all edges; in a chain, the number of the stage below it.
         rank: 0 below, 1 above.
         interface: the network interface to use; None for that which leads to the store.
         timeout: seconds for which the store, and then the other end, are waited for at a time.
     """
 
     def __init__(
-        self, store: str, edge: int, rank: int, *, interface: str | None, timeout: float
+        self, store: str, edge: int | str, rank: int, *, interface: str | None, timeout: float
     ) -> None:
         self._host, self._port = address(store)
         self._edge, self._rank = edge, rank

@@ -1,4 +1,4 @@
-"""NCCL, for :mod:`synthgrad.distributed.direct`. It has never run: there was no machine for it."""
+"""NCCL, for :mod:`._gloo_direct`. It has never run: there was no machine for it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.cuda import nccl
 
-from synthgrad.distributed.direct import DataGroup, Endpoint
 from synthgrad.distributed.options import Options
+from synthgrad.distributed.transport._gloo_direct import DataGroup, Endpoint
 
 _POLL = 5e-5
 

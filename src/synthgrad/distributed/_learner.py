@@ -15,26 +15,12 @@ from synthgrad._optimizers import MakeOptimizer
 from synthgrad._values import losses
 from synthgrad.context import context as in_context
 from synthgrad.distributed.guard import Guard
-from synthgrad.errors import ArgumentError, NonFiniteError, ShapeError
+from synthgrad.errors import ArgumentError, LockingError, ShapeError, about
 from synthgrad.feedback import Feedback, Regression
 from synthgrad.functional import squared_error
 from synthgrad.interface import Interface
 
 LossFn = Callable[[Any, Tensor], Tensor]
-
-
-class Sent:
-    """A message whose target has not come yet.
-
-    Attributes:
-        h: what was sent, detached.
-        y: the labels of its batch.
-        fits: how often the feedback model had been fitted when it predicted the error.
-        message: its graph, where the feedback model can be fitted through that.
-    """
-
-    def __init__(self, h: Tensor, y: Tensor, fits: int, message: Tensor | None) -> None:
-        self.h, self.y, self.fits, self.message = h, y, fits, message
 
 
 class Learner:
@@ -45,7 +31,8 @@ class Learner:
     Args:
         segment: the network's modules in this stage.
         optimizer: makes an optimiser from parameters.
-        feedback: of the message that leaves; None for the last segment.
+        feedback: of the message that leaves, or an interface with such a model, whose name,
+            reduction, batch_dim and check_finite count; None for the last segment.
         loss_fn: ``loss_fn(output, y)``, a scalar or the loss of each example; for the last segment.
         feedback_optimizer: for feedback models and ``inputs``, where they want another.
         inputs: predicts the message that comes in.
@@ -54,8 +41,10 @@ class Learner:
         check_finite: whether NaN and infinity are refused before anything takes them in.
 
     Raises:
-        ArgumentError: not exactly one of ``feedback`` and ``loss_fn`` is there, or the feedback
-            model is fitted to values of the loss, which do not travel.
+        ArgumentError: not exactly one of ``feedback`` and ``loss_fn`` is there; or the feedback
+            model is fitted to values of the loss, which do not travel; or its interface is also
+            part of the segment.
+        LockingError: the interface's ``lambda_`` is not 0.
     """
 
     def __init__(
@@ -63,7 +52,7 @@ class Learner:
         segment: nn.Module,
         optimizer: MakeOptimizer,
         *,
-        feedback: Feedback | None,
+        feedback: Feedback | Interface | None,
         loss_fn: LossFn | None,
         feedback_optimizer: MakeOptimizer | None = None,
         inputs: Regression | None = None,
@@ -82,20 +71,18 @@ class Learner:
             raise ArgumentError(
                 "the last stage has a loss_fn, and every other one a feedback model"
             )
-        if feedback is not None:
-            _checks.of_kind("feedback", feedback, Feedback, "a synthgrad.feedback.Feedback")
         if inputs is not None:
             _checks.of_kind("inputs", inputs, Regression, "a model such as SyntheticInput")
-        if feedback is not None and feedback.fitted_to != "error":
-            raise ArgumentError(
-                f"{type(feedback).__name__} is fitted to values of the loss; between processes "
-                "only errors travel, so expected a model that is fitted to these"
-            )
         self.segment, self.loss_fn, self.inputs = segment, loss_fn, inputs
-        self.interface = None
+        self.interface: Interface | None = None
         if feedback is not None:
-            self.interface = Interface(feedback, name="outgoing", check_finite=check_finite)
-        self.fits = 0
+            self.interface = outgoing(feedback, check_finite=check_finite)
+            if self.interface in segment.modules():
+                raise ArgumentError(
+                    f"{self.interface.label}: it is part of the segment and stands behind it as "
+                    "well; expected it behind the segment alone (synthgrad.recouple takes it out)"
+                )
+            feedback = self.interface.feedback
         inner = [m for m in segment.modules() if isinstance(m, Interface)]
         # In an order that is the same in the process that will load this one's state.
         learned = dict.fromkeys(p for i in inner for p in i.feedback.parameters())
@@ -117,7 +104,7 @@ class Learner:
                     "a torch.optim.Optimizer",
                 )
         modules = [m for m in (segment, feedback, inputs) if m is not None]
-        self._guard = Guard(label, modules, enabled=check_finite)
+        self._guard = Guard(modules, enabled=check_finite)
         self._label = label
 
     @contextmanager
@@ -125,15 +112,10 @@ class Learner:
         """Around :meth:`forward` and :meth:`backward`: one that fails leaves nothing behind.
 
         Raises:
-            NonFiniteError: something is NaN or infinite; says of which stage, and what.
+            SynthgradError: whatever is wrong, with the stage's name.
         """
-        with self._guard.step():
-            try:
-                yield
-            except NonFiniteError as error:
-                if str(error).startswith(self._label):
-                    raise
-                raise NonFiniteError(f"{self._label}: {error}") from error
+        with about(self._label), self._guard.step():
+            yield
 
     @property
     def device(self) -> torch.device:
@@ -161,16 +143,15 @@ class Learner:
             self._guard.check("its message", output)
         return output
 
-    def backward(self, output: Tensor, y: Tensor, *, keep: bool) -> tuple[Tensor | None, Sent]:
+    def backward(self, output: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The backward pass from the synthetic error, or from the loss; then the update.
 
         Args:
             output: of :meth:`forward`.
             y: the labels.
-            keep: whether to keep the graph of the prediction, to fit the model through it.
 
         Returns:
-            The loss, of the last segment; and what a target will be fitted with.
+            The loss, of the last segment; of any other the message, which :meth:`fit` takes.
 
         Raises:
             NonFiniteError: the loss, the synthetic error or a gradient holds NaN or infinity; there
@@ -189,34 +170,38 @@ class Learner:
             else:
                 message, _ = self.interface.send(output, y)
         self._update("segment", "inner")
-        return loss, Sent(output.detach(), y, self.fits, message if keep else None)
+        return loss, message
 
-    def fit(self, sent: Sent, delta: Tensor) -> None:
+    def fit(self, message: Tensor, delta: Tensor, y: Tensor | None = None) -> None:
         """Fits the feedback model to the error that came back for a message.
 
         A model that has changed since it predicted predicts anew: what it is corrected for is
-        what it would say now.
+        what it would say now (:meth:`synthgrad.Interface.send`).
+
+        Args:
+            message: of :meth:`backward`; or one that came back with its error.
+            delta: its error, of the mean loss.
+            y: the labels of one that came back; it has no prediction yet.
 
         Raises:
             ShapeError: the error is not of the message's shape.
             NonFiniteError: it holds NaN or infinity; nothing was fitted to it.
         """
         assert self.interface is not None
-        if delta.shape != sent.h.shape:
+        if delta.shape != message.shape:
             raise ShapeError(
                 f"a target of shape {tuple(delta.shape)} came for a message of shape "
-                f"{tuple(sent.h.shape)}"
+                f"{tuple(message.shape)}"
             )
         self._clear("feedback")
         with self.step():
             self._guard.check("the error that came back", delta)
-            self._guard.check("a message that an error came back for", sent.h)
-            message = sent.message
-            if message is None or sent.fits != self.fits:
-                message, _ = self.interface.send(sent.h, sent.y)
+            self._guard.check("a message that an error came back for", message)
+            if y is not None:
+                with torch.enable_grad():
+                    message, _ = self.interface.send(message, y)
             message.backward(delta.to(message.dtype))
             self._update("feedback")
-        self.fits += 1
 
     def predict(self, x: Tensor, y: Tensor) -> Tensor:
         """The synthetic input: what the stage below would send for this batch."""
@@ -280,6 +265,34 @@ class Learner:
 
     def _update(self, *names: str) -> None:
         self._guard.update([self.optimizers[name] for name in names if name in self.optimizers])
+
+
+def outgoing(feedback: Feedback | Interface, *, check_finite: bool = True) -> Interface:
+    """The interface behind a segment.
+
+    Args:
+        feedback: the interface itself, or its model alone.
+        check_finite: of an interface for a model alone.
+
+    Raises:
+        ArgumentError: the model is fitted to values of the loss, which do not travel.
+        LockingError: the interface's ``lambda_`` is not 0.
+    """
+    if not isinstance(feedback, Interface):
+        _checks.of_kind("feedback", feedback, Feedback, "a synthgrad.feedback.Feedback")
+        feedback = Interface(feedback, name="outgoing", check_finite=check_finite)
+    if feedback.feedback.fitted_to != "error":
+        raise ArgumentError(
+            f"{feedback.label}: {type(feedback.feedback).__name__} is fitted to values of the "
+            "loss; between processes only errors travel, so expected a model that is fitted to "
+            "these"
+        )
+    if (lambda_ := feedback.current_lambda()) != 0:
+        raise LockingError(
+            f"{feedback.label}: lambda_ is {lambda_} at step {feedback.step}, so its sender has to "
+            "wait for the real error, which a stage does not; expected lambda_=0"
+        )
+    return feedback
 
 
 def _parameters(module: nn.Module | None) -> list[nn.Parameter]:

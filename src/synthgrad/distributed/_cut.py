@@ -1,4 +1,4 @@
-"""From a model to the segments of a pipeline."""
+"""From a model to the segments of a pipeline, which share nothing that training changes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from synthgrad import _checks
-from synthgrad._sharing import held
-from synthgrad.distributed.sharing import refuse_shared
-from synthgrad.errors import ArgumentError
+from synthgrad._sharing import Held, find_overlap, held
+from synthgrad.errors import ArgumentError, LockingError
 
 
 def cut(model: nn.Sequential, stages: int | Sequence[int]) -> list[nn.Sequential]:
@@ -80,3 +79,25 @@ def even(modules: Sequence[nn.Module], stages: int) -> list[int]:
         sizes.append(end - start)
         end = start
     return sizes[::-1]
+
+
+def refuse_shared(stages: Sequence[Sequence[Held]]) -> None:
+    """Looks whether what one stage changes is also part of another.
+
+    Frozen parameters may be shared, for their copies stay the same; so may modules without tensors.
+
+    Args:
+        stages: what each holds.
+
+    Raises:
+        LockingError: two stages share a parameter, a buffer or memory; says which by name.
+    """
+    if (found := find_overlap(stages)) is None:
+        return
+    (one, other), (this, that) = found.segments, found.called
+    how = "are one and the same" if found.same else "lie in the same memory"
+    raise LockingError(
+        f"segments {one} and {other} cannot be apart: {this} and {that} {how}; in processes of "
+        "their own each would go on with its own copy. Keep both in one segment, or give each its "
+        "own"
+    )

@@ -6,14 +6,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from synthgrad.distributed.channel import Channel
-from synthgrad.distributed.direct import Contents
-from synthgrad.distributed.schema import Kind, Layout
+from synthgrad.distributed.protocol import Frame, Kind, Layout
+from synthgrad.distributed.transport._gloo_channel import Channel
+from synthgrad.distributed.transport._gloo_direct import Contents
 
 _TRIPS = 32
 _UNANSWERED = 32
@@ -22,34 +19,6 @@ _UNANSWERED = 32
 
 class LinkLost(Exception):
     """The other end is gone, or has been silent for too long."""
-
-
-@dataclass
-class Frame:
-    """What came over a link.
-
-    Attributes:
-        kind: what it is.
-        step: which batch it belongs to.
-        rows: examples in it that count; the others fill it up.
-        first: whether it is the first of its evaluation.
-        last: whether it is the last.
-        final: whether it belongs to the evaluation that ends the run.
-        number: of a message, given by its sender, which never gives it twice; of a target, that of
-            the message it is for. A step may be sent again by a stage that was started anew.
-        tensors: its contents.
-        link: which it came over.
-    """
-
-    kind: Kind
-    step: int = 0
-    rows: int = 0
-    first: bool = False
-    last: bool = False
-    final: bool = False
-    number: int = 0
-    tensors: tuple[Tensor, ...] = ()
-    link: Link | None = None
 
 
 class Link:
@@ -65,6 +34,9 @@ class Link:
         check: what every frame has to carry (:attr:`Schema.check`).
         timeout: seconds of silence after which the other end is gone.
         contents: what tensors travel by; None for the process group, with the rest of the frame.
+
+    Attributes:
+        generation: of the edge, which gives it to the frames that come.
     """
 
     def __init__(
@@ -80,6 +52,7 @@ class Link:
         timeout: float,
         contents: Contents | None = None,
     ) -> None:
+        self.generation = 0
         self._check = check
         self._contents = contents
         if contents is not None:
@@ -174,7 +147,8 @@ class Link:
         self._measure(*times)
         self._channel.make_room(in_flight)
         first, last, final = (bool(flags & bit) for bit in (4, 1, 2))
-        return Frame(kind, step, rows, first, last, final, number, tuple(tensors))
+        contents = tuple(tensors)
+        return Frame(kind, step, rows, first, last, final, number, contents, self.generation)
 
     def _send(self, frame: Frame) -> None:
         self._quiet = False
