@@ -44,7 +44,7 @@ def _train(learner, h) -> Any:
         return learner.backward(learner.forward(h, _y()), _y())[1]
 
 
-@pytest.mark.parametrize("lambda_", [0.5, 1.0, lambda step: 0.25], ids=str)
+@pytest.mark.parametrize("lambda_", [0.5, 1.0, lambda step: 0.25], ids=["half", "one", "function"])
 def test_an_interface_that_mixes_is_refused_by_its_name(lambda_):
     interface = _interface(lambda_)
     with pytest.raises(LockingError, match=r"interface 'hidden': lambda_ is (0\.5|1\.0|0\.25) at"):
