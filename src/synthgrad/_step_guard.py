@@ -94,13 +94,19 @@ class StepGuard:
         if checks:
             self._statistics.passed()
 
-    def check(self, what: str, tensor: Tensor) -> None:
+    def check(self, what: str, tensor: Any) -> None:
         """Refuses a tensor that is not finite.
+
+        Args:
+            what: it is.
+            tensor: anything else is none of this method's business.
 
         Raises:
             NonFiniteError: it holds NaN or infinity.
         """
-        if self.checks and not capturing(tensor) and not are_finite([tensor]):
+        if not self.checks or not isinstance(tensor, Tensor):
+            return
+        if not capturing(tensor) and not are_finite([tensor]):
             if not tensor.ndim:
                 raise NonFiniteError(f"{what} is {tensor.item()}, expected a finite number.")
             raise NonFiniteError(

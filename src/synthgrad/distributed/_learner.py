@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from synthgrad import _checks
 from synthgrad._optimizers import MakeOptimizer
+from synthgrad._step_guard import StepGuard
 from synthgrad._values import losses
 from synthgrad.context import context as in_context
-from synthgrad.distributed.guard import Guard
 from synthgrad.errors import ArgumentError, LockingError, ShapeError, about
 from synthgrad.feedback import Feedback, Regression
 from synthgrad.functional import squared_error
@@ -104,7 +104,8 @@ class Learner:
                     "a torch.optim.Optimizer",
                 )
         modules = [m for m in (segment, feedback, inputs) if m is not None]
-        self._guard = Guard(modules, enabled=check_finite)
+        called = "its {}".format
+        self._guard = StepGuard(modules, self.optimizers, called=called, enabled=check_finite)
         self._label = label
 
     @contextmanager
@@ -264,7 +265,8 @@ class Learner:
                 self.optimizers[name].zero_grad()
 
     def _update(self, *names: str) -> None:
-        self._guard.update([self.optimizers[name] for name in names if name in self.optimizers])
+        there = [self.optimizers[name] for name in names if name in self.optimizers]
+        self._guard.update(names[0], there)
 
 
 def outgoing(feedback: Feedback | Interface, *, check_finite: bool = True) -> Interface:
