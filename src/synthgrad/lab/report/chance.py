@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from synthgrad.lab.report.charts import Axis, Chart, Line, Look
+from synthgrad.lab.experiment import Axis
+from synthgrad.lab.report.charts import Chart, Line, Look
 from synthgrad.lab.report.curves import Curve
 from synthgrad.lab.report.groups import Group
 from synthgrad.lab.report.runs import Run

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from synthgrad.lab.experiment import Axis
 from synthgrad.lab.report.curves import Curve
 from synthgrad.lab.report.rounding import number
 from synthgrad.lab.report.svg import STYLE, inline
@@ -59,37 +60,6 @@ class Line:
     curve: Curve
     look: Look
     last: str = ""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """What a chart's vertical axis shows.
-
-    Attributes:
-        metric: the metric's name, or its last part.
-        title: above the chart.
-        label: beside the axis, with the unit.
-        reference: a value to draw a thin line at, such as that of pure chance.
-        limits: what the axis shows at least, of a metric with a fixed range. Without them it
-            starts at zero, or is logarithmic where the range is wide.
-        over: what the horizontal axis shows: training steps, or another metric of the same runs.
-        from_zero: off where the differences of interest are small beside the values.
-        stepped: whether a value holds until the next.
-    """
-
-    metric: str
-    title: str
-    label: str
-    reference: float | None = None
-    limits: tuple[float, float] | None = None
-    over: str = "step"
-    from_zero: bool = True
-    stepped: bool = False
-
-    @property
-    def along(self) -> str:
-        """What the horizontal axis shows, in words."""
-        return {"step": "training steps", "samples": "characters read"}.get(self.over, self.over)
 
 
 @dataclass(frozen=True)

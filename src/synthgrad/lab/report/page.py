@@ -11,9 +11,9 @@ from pathlib import Path
 
 from synthgrad import checkpoint
 from synthgrad.lab.errors import UsageError
+from synthgrad.lab.experiments import methods
 from synthgrad.lab.report.errors import ReportError
 from synthgrad.lab.report.groups import group
-from synthgrad.lab.report.methods import meanings
 from synthgrad.lab.report.panels import Panel, panels
 from synthgrad.lab.report.results import Table, result, table
 from synthgrad.lab.report.rounding import number
@@ -99,7 +99,9 @@ def _sections(runs: Sequence[Run]) -> list[Section]:
     for place, (recipe, members) in enumerate(groupby(group(runs), key=lambda g: g.recipe)):
         same = list(members)
         said = [item for section in sections for item in section.methods.items()]
-        new = {k: v for k, v in meanings(same).items() if (k, v) not in said}
+        known = methods(recipe)
+        meant = {one.method: known[one.method] for one in same if one.method in known}
+        new = {k: v for k, v in meant.items() if (k, v) not in said}
         sections.append(Section(recipe, table(same), new, tuple(panels(same, f"s{place}"))))
     return sections
 

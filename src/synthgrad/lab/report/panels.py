@@ -6,32 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby
 
+from synthgrad.lab.experiment import Axis
+from synthgrad.lab.experiments import charts
 from synthgrad.lab.report import chance
 from synthgrad.lab.report.chance import families
-from synthgrad.lab.report.charts import MAX_LEGEND, Axis, Chart, Line, Look, chart
+from synthgrad.lab.report.charts import MAX_LEGEND, Chart, Line, Look, chart
 from synthgrad.lab.report.curves import Curve, across
 from synthgrad.lab.report.groups import Group
 
-_BITS = "bits per character"
-CURVES = (
-    Axis("test_error", "Test error", "test error, %"),
-    Axis("test_error_a", "Test error of network A (odd digits)", "test error, %", over="ticks"),
-    Axis("test_error_b", "Test error of network B (threes)", "test error, %", over="ticks"),
-    Axis("validation_error", "Validation error", "validation error, %"),
-    Axis("train_error", "Training error", "training error, %"),
-    Axis("train_loss", "Training loss", "training loss"),
-    Axis("solved_length", "Longest length solved", "T_task", None, (0, 1), "samples", stepped=True),
-    Axis("train_bits", "Training error", _BITS, over="samples", from_zero=False),
-    Axis("validation_bpc", "Validation error", _BITS, over="samples", from_zero=False),
-    Axis("test_bpc", "Test error of the best model so far", _BITS, over="samples", from_zero=False),
-    Axis(
-        "explained/boundary",
-        "Explained variance of the synthetic gradient",
-        "explained",
-        0.0,
-        over="samples",
-    ),
-)
+CURVES = charts()
 DISTANCES = (
     Axis("cosine", "Cosine with the true gradient", "cosine", 0.0, limits=(0, 1)),
     Axis("sign_error", "Sign error (chance: 0.5)", "share of wrong signs", 0.5, limits=(0, 0.6)),

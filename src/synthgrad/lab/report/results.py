@@ -10,7 +10,7 @@ from synthgrad.lab.report.paper import TABLE_1, paper_number
 from synthgrad.lab.report.rounding import number, seconds, span, spread
 from synthgrad.lab.report.runs import Run
 from synthgrad.lab.report.settings import describe
-from synthgrad.lab.report.titles import TITLES, in_order, title
+from synthgrad.lab.report.titles import METRICS, in_order, title
 
 # How large a recurrent run is.
 _SIZES = ("units", "batch_size", "characters")
@@ -114,7 +114,7 @@ def values(run: Run) -> dict[str, float]:
 def result(run: Run) -> str:
     """A run's foremost number, with its name, or a dash; of two networks the numbers of both."""
     found = values(run)
-    name = next((name for name in TITLES if name in found), None)
+    name = next((name for name, metric in METRICS.items() if metric.title and name in found), None)
     if name is None:
         return "–"
     words, _, unit = title(name, [run]).partition(", ")

@@ -6,21 +6,13 @@ import math
 import statistics
 from collections.abc import Sequence
 
-COUNTS = ("solved_length", "samples", "data_to_bpc")
-BITS = ("train_bits", "validation_bpc", "best_validation_bpc", "test_bpc")
-PERCENTAGES = (
-    "test_error",
-    "test_error_a",
-    "test_error_b",
-    "validation_error",
-    "validation_error_a",
-    "validation_error_b",
-    "train_error",
-)
+from synthgrad.lab.experiments import metrics
+
+_METRICS = metrics()
 
 
 def number(metric: str, value: float) -> str:
-    """One value of a metric: percentages to the hundredth, bits to the thousandth, or 3 digits."""
+    """One value of a metric, with the digits that its experiment declares; else with three."""
     return _fixed(value, _decimals(metric, value))
 
 
@@ -52,12 +44,12 @@ def seconds(numbers: Sequence[float]) -> str:
 
 
 def _decimals(metric: str, value: float) -> int | None:
-    if metric in PERCENTAGES:
-        return 2
-    if metric in BITS and math.isfinite(value):
-        return 3
-    if metric in COUNTS:
-        return 0 if float(value).is_integer() else 1
+    known = _METRICS.get(metric)
+    digits = None if known is None else known.digits
+    if digits == 0 and not float(value).is_integer():  # a mean of counts
+        return 1
+    if digits is not None:
+        return digits
     if value == 0 or not math.isfinite(value):
         return 0
     size = math.floor(math.log10(abs(value)))

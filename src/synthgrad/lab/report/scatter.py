@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from synthgrad.lab.report.charts import HEIGHT, WIDTH, Axis, Chart, Line, scale
+from synthgrad.lab.experiment import Axis
+from synthgrad.lab.report.charts import HEIGHT, WIDTH, Chart, Line, scale
 from synthgrad.lab.report.rounding import number
 from synthgrad.lab.report.svg import STYLE, inline
 
