@@ -19,6 +19,7 @@ ORDER = [
     "_extra_state",
     "types",
     "_finite",
+    "_formulas",
     "functional",
     "context",
     "_graph",

@@ -34,6 +34,7 @@ class Record:
             being told what the loss was multiplied by.
         said: what was warned of, once.
         below: the network's parameters whose errors go through it, as its first run found them.
+        learning: a parameter of its sender that learns.
         waiting: the messages under way that were given a context.
     """
 
@@ -44,6 +45,7 @@ class Record:
         self.unscaled = False
         self.said = False
         self.below: list[weakref.ref[Tensor]] = []
+        self.learning: weakref.ref[Tensor] | None = None
         self.waiting: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __deepcopy__(self, _: Any) -> Record:
@@ -208,7 +210,7 @@ def _refuse_unscaled(interfaces: list[Any]) -> None:
 def _refuse_missing(interface: Any, trained: _Trained, optimizer: Optimizer) -> None:
     """An interface that was passed by while its sender got a gradient."""
     runs, sender = interface.record.runs, interface.sender()
-    own = None if sender is None else _first_learning(sender)
+    own = None if sender is None else _first_learning(interface.record, sender)
     before = trained.seen.get(id(interface))
     grad = None if own is None else own.grad
     trained.seen[id(interface)] = (runs, None if grad is None else _Seen(grad))
@@ -320,9 +322,13 @@ class _Seen:
         return grad is not None and self._grad() is grad and grad._version == self._version
 
 
-def _first_learning(sender: nn.Module) -> Tensor | None:
+def _first_learning(record: Record, sender: nn.Module) -> Tensor | None:
+    known = None if record.learning is None else record.learning()
+    if known is not None and known.requires_grad:
+        return known
     for name, parameter in sender.named_parameters():
         if parameter.requires_grad and "interface" not in name.split("."):
+            record.learning = weakref.ref(parameter)
             return parameter
     return None
 

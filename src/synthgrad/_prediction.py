@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from synthgrad._formulas import per_example, per_loss, regression_grad
 from synthgrad.errors import LockingError, ShapeError
 from synthgrad.feedback import Feedback, Regression
-from synthgrad.functional import per_example, per_loss, regression_grad
 
 
 class Prediction:

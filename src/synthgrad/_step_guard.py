@@ -141,18 +141,18 @@ class StepGuard:
         for optimizer in optimizers:
             optimizer.step()
             for parameter in _parameters(optimizer):
-                grad = parameter.grad
-                version = 0 if grad is None else grad._version
-                self._settled.append((parameter, grad, version, name))
+                if (grad := parameter.grad) is None:
+                    self._settled.append((parameter, None, 0, name))
+                else:
+                    self._settled.append((parameter, grad, grad._version, name))
         self.updated.append(name)
 
     def _check_gradients(self, name: str, optimizer: Optimizer) -> None:
-        learning = [p for p in _parameters(optimizer) if p.grad is not None]
-        grads = [p.grad for p in learning if p.grad is not None]
+        grads = [grad for p in _parameters(optimizer) if (grad := p.grad) is not None]
         if not grads or capturing(grads[0]) or are_finite(grads):
             return
-        for parameter, grad in zip(learning, grads, strict=True):
-            if not are_finite([grad]):
+        for parameter in _parameters(optimizer):
+            if (grad := parameter.grad) is not None and not are_finite([grad]):
                 raise NonFiniteError(
                     f"{self._called(name)}: {_count_bad(grad)} values of the gradient of "
                     f"{self._name_of(parameter)} are NaN or infinite; expected finite ones."
@@ -222,7 +222,10 @@ def _count_bad(tensor: Tensor) -> str:
 
 
 def _is_as(structure: _Structure) -> bool:
-    return all(
-        len(held) == count and all(held.get(name) is part for name, part in parts)
-        for held, count, parts in structure
-    )
+    for held, count, parts in structure:
+        if len(held) != count:
+            return False
+        for name, part in parts:
+            if held.get(name) is not part:
+                return False
+    return True

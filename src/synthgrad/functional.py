@@ -11,19 +11,16 @@ optimiser's epsilon. Feedback models predict the per-example error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Real
-from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from synthgrad import _checks
+from synthgrad import _checks, _formulas
+from synthgrad._formulas import Respond
 from synthgrad.errors import ArgumentError, ShapeError
 from synthgrad.types import Float, Shaped
-
-Respond = Callable[..., Sequence[Tensor | None]]
 
 
 def mix(
@@ -48,11 +45,7 @@ def mix(
     if real.dtype != synthetic.dtype:
         raise ShapeError(f"real is {real.dtype}, synthetic {synthetic.dtype}; expected the same")
     check_lambda(lambda_)
-    if lambda_ == 1:
-        return real
-    if lambda_ == 0:
-        return synthetic
-    return torch.lerp(synthetic, real, lambda_)
+    return _formulas.mix(real, synthetic, lambda_)
 
 
 def check_lambda(lambda_: float) -> float:
@@ -99,13 +92,13 @@ def mixture(synthetic: Sequence[Tensor], lambdas: Sequence[float]) -> Tensor:
 def per_example(delta: Float[Tensor, " batch *message"], reduction: str) -> Tensor:
     """The per-example error of a mean error: ``batch * delta`` for a mean loss, else ``delta``."""
     _check(delta, reduction)
-    return delta * delta.shape[0] if reduction == "mean" else delta
+    return _formulas.per_example(delta, reduction)
 
 
 def per_loss(delta_hat: Float[Tensor, " batch *message"], reduction: str) -> Tensor:
     """The inverse of :func:`per_example`: the error on the scale that autograd carries."""
     _check(delta_hat, reduction)
-    return delta_hat / delta_hat.shape[0] if reduction == "mean" else delta_hat
+    return _formulas.per_loss(delta_hat, reduction)
 
 
 def squared_error(
@@ -141,8 +134,7 @@ def regression_grad(
     """
     _checks.alike(synthetic=synthetic, delta=delta)
     _check(delta, reduction)
-    factor = 2.0 if reduction == "mean" else 2.0 / delta.shape[0]
-    return (synthetic - delta).mul_(factor)
+    return _formulas.regression_grad(synthetic, delta, reduction)
 
 
 def redirect(
@@ -172,38 +164,10 @@ def redirect(
         if not isinstance(tensors, Sequence) or not all(isinstance(t, Tensor) for t in tensors):
             raise ArgumentError(f"{name} must be tensors, got {_checks.came(tensors)}")
     _checks.function("respond", respond)
-    return cast(Tensor, _Redirect.apply(h, respond, saved, *others))
+    return _formulas.redirect(h, respond, others, saved)
 
 
 def _check(error: Tensor, reduction: str = "mean") -> None:
     if _checks.dense("an error", error).ndim < 1 or not len(error):
         raise ShapeError(f"an error is (batch, ...), got {_checks.came(error)}")
     _checks.word("reduction", reduction, ("mean", "sum"))
-
-
-class _Redirect(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, h: Tensor, respond: Respond, saved: Sequence[Tensor], *_: Tensor
-    ) -> Tensor:
-        ctx.respond = respond
-        ctx.saves = bool(saved)
-        ctx.save_for_backward(*saved)
-        # A detached alias, not a view: what comes next may work in place.
-        return h.detach()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, delta: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # Without anything saved, several backward passes may come through, as for any such node.
-        saved: Sequence[Tensor] = ()
-        if ctx.saves:
-            try:
-                saved = ctx.saved_tensors
-            except RuntimeError as problem:  # freed by a first pass, or changed in place
-                explain = getattr(ctx.respond, "explain", None)
-                if explain is None:
-                    raise
-                raise explain(problem) from problem
-        error, *rest = ctx.respond(delta, *saved)
-        return (error, None, None, *rest)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from synthgrad import _checks, _guards
 from synthgrad._finite import Magnitude, capturing, is_finite, refusal
+from synthgrad._formulas import mix, redirect
 from synthgrad._graph import current_walk
 from synthgrad._loss_scale import Mark, factor_of
 from synthgrad._prediction import Prediction, batch_back, batch_first, context_beside
@@ -27,7 +28,7 @@ from synthgrad.errors import (
     about,
 )
 from synthgrad.feedback import Feedback, Regression, Zero
-from synthgrad.functional import check_lambda, mix, redirect
+from synthgrad.functional import check_lambda
 
 Route = Callable[["Interface", Tensor, Any], Tensor]
 _route: ContextVar[Route | None] = ContextVar("synthgrad_route", default=None)
