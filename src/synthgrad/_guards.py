@@ -164,7 +164,9 @@ def verify(optimizer: Optimizer, *_: Any) -> None:
     if _unclaimed:
         _look_at_unclaimed(owned, optimizer)
     owned += [interface for ref in trained.free if (interface := ref()) is not None]
-    _refuse_unscaled([interface for interface in owned if interface.record.unscaled])
+    unscaled = [interface for interface in owned if interface.record.unscaled]
+    if unscaled:
+        _refuse_unscaled(unscaled)
     for interface in owned:
         record = interface.record
         if record.answered:
@@ -198,7 +200,7 @@ def _refuse_bypassed(interface: Any, optimizer: Optimizer) -> None:
 
 
 def _refuse_unscaled(interfaces: list[Any]) -> None:
-    if interfaces and _is_scaled():
+    if _is_scaled():
         interfaces[0].record.unscaled = False
         raise LockingError(
             f"{interfaces[0].label}: a GradScaler multiplied the loss, but not the synthetic error "

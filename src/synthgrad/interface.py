@@ -309,7 +309,7 @@ class Interface(nn.Module):
 
     def count_step(self) -> None:
         """An optimiser of the feedback model steps, after errors have come back."""
-        self.step += 1
+        self.__dict__["step"] = self.step + 1  # around nn.Module's slow setting of attributes
 
     def cut_behind(self, sender: nn.Module) -> None:
         """Says which module's output this cuts."""
@@ -445,7 +445,7 @@ class Call:
             lambda_ = interface.current_lambda()
             if factor is not None:
                 synthetic = synthetic * factor.to(synthetic)
-            elif lambda_ < 1 and not isinstance(interface.feedback, Zero):
+            elif lambda_ < 1 and not isinstance(self._prediction.feedback, Zero):
                 interface.record.unscaled = True
             error = mix(delta, synthetic, lambda_)
             value = None
