@@ -19,12 +19,12 @@ types: .venv/ready
 	$(BIN)/pyright
 
 unit: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 # The fast part again, under the least that any x86-64 processor has: whatever machine this runs on,
 # PyTorch and oneDNN take other kernels than in `make unit` (AVX2 would be the same on many).
 portable: .venv/ready
-	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/pytest -n $(WORKERS) \
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/pytest -n $(WORKERS) --dist worksteal \
 		tests/laws tests/feedback tests/schedule tests/recurrent tests/multirate tests/lab/sequences
 
 format: .venv/ready

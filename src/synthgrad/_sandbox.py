@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from synthgrad import _checks
 from synthgrad._finite import are_finite
+from synthgrad.errors import ArgumentError
 
 
 def run(model: nn.Module, x: Any) -> Any:
@@ -19,13 +21,26 @@ def run(model: nn.Module, x: Any) -> Any:
     A named tuple, such as a packed sequence, is one argument.
 
     Raises:
-        ArgumentError: a name in the mapping is no string.
+        ArgumentError: a name in the mapping is no string, or the model takes other arguments.
     """
+    arguments: tuple[Any, ...] = (x,)
+    named: dict[str, Any] = {}
     if isinstance(x, Mapping):
-        return model(**{_checks.text("a name in x", name): value for name, value in x.items()})
-    if isinstance(x, tuple) and not hasattr(x, "_fields"):
-        return model(*x)
-    return model(x)
+        named = {_checks.text("a name in x", name): value for name, value in x.items()}
+        arguments = ()
+    elif isinstance(x, tuple) and not hasattr(x, "_fields"):
+        arguments = x
+    try:
+        return model(*arguments, **named)
+    except TypeError as error:
+        try:
+            inspect.signature(model.forward).bind(*arguments, **named)
+        except TypeError as mismatch:
+            raise ArgumentError(
+                f"x does not fit {type(model).__name__}.forward: {mismatch}; expected one tensor, "
+                "a tuple of its positional arguments, or a mapping of its keyword arguments"
+            ) from error
+        raise
 
 
 @contextmanager

@@ -284,6 +284,16 @@ def test_a_name_in_the_input_is_a_string(schedule):
         schedule(_two_inputs(a), adam).step({3: a}, torch.sum)
 
 
+@by_a_pass
+@pytest.mark.parametrize(
+    "x", [(), {}, {"c": torch.ones(6, 4)}, (1, 2, 3)], ids=["()", "{}", "name", "3"]
+)
+def test_an_input_that_the_model_does_not_take_is_refused(schedule, x):
+    model = _two_inputs(torch.randn(6, 4).double())
+    with pytest.raises(ArgumentError, match=r"x does not fit _TwoInputs\.forward: "):
+        schedule(model, adam).step(x, torch.sum)
+
+
 @pytest.mark.parametrize(
     "x", [(torch.randn(6, 4),), {"x": torch.randn(6, 4)}], ids=["tuple", "dict"]
 )

@@ -51,6 +51,8 @@ class State:
                     f"a state's tensors are real and have a batch dimension, got {tensor.dtype} of "
                     f"shape {tuple(tensor.shape)}"
                 )
+            if tensor.layout != torch.strided:
+                raise ShapeError(f"a state's tensors are dense, got one of {tensor.layout}")
 
     def _set(self, tensors: list[Tensor]) -> None:
         self._tensors = tensors
