@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from synthgrad._graph import nodes_below
+from synthgrad._graph import current_walk, nodes_below
 from synthgrad.errors import LockingError, ShapeError
 
 
@@ -25,21 +25,18 @@ class Mark:
 
     def __init__(self) -> None:
         self.factor: Tensor | None = None
+        self._walk: int | None = None
 
     @classmethod
-    def under_way(cls) -> bool:
-        """Whether a backward pass that began at a marked loss has not ended yet."""
-        return bool(cls._walked)
+    def is_in(cls, walk: int) -> bool:
+        """Whether a backward pass has come through a marked loss."""
+        return any(mark._walk == walk for mark in list(cls._walked))
 
     def arrive(self, factor: Tensor) -> None:
         """The backward pass has come to this loss."""
         self.factor = factor.detach().reshape(())
+        self._walk = current_walk()
         self._walked.add(self)
-        # As torch's own data-parallel wrappers hear of the end of a pass; there is no public way.
-        torch.autograd.Variable._execution_engine.queue_callback(self._end)  # type: ignore[attr-defined]
-
-    def _end(self) -> None:
-        self._walked.discard(self)
 
 
 def loss(loss: Tensor) -> Tensor:
@@ -88,12 +85,12 @@ def loss(loss: Tensor) -> Tensor:
     return cast(Tensor, _Marked.apply(loss, mark))
 
 
-def factor_of(marks: Sequence[Mark], *, recomputed: bool, unlocked: bool) -> Tensor | None:
+def factor_of(marks: Sequence[Mark], *, recomputed: int | None, unlocked: bool) -> Tensor | None:
     """What the losses above a message were multiplied by; None where nobody said.
 
     Args:
         marks: those of the losses above.
-        recomputed: whether the message was sent inside a backward pass.
+        recomputed: the backward pass that the message was sent in; None outside of any.
         unlocked: whether its sender has been updated already.
 
     Raises:
@@ -101,7 +98,7 @@ def factor_of(marks: Sequence[Mark], *, recomputed: bool, unlocked: bool) -> Ten
             backward pass, or the message was recomputed and none can reach it.
     """
     if not marks:
-        if recomputed and Mark.under_way():
+        if recomputed is not None and Mark.is_in(recomputed):
             raise LockingError(
                 "it ran again inside a backward pass, as torch.utils.checkpoint does with "
                 "use_reentrant=True, where synthgrad.loss cannot reach it; expected "

@@ -400,7 +400,7 @@ class Call:
         self.values: Values | None = None
         self.served = self.unlocked = False
         self.marks: list[Mark] = []
-        self._recomputed = current_walk() is not None
+        self._recomputed = current_walk()
         dim = interface.batch_dim
         feedback, message = interface.feedback, batch_first(h.detach(), dim)
         arranged = context_beside(context, dim)
