@@ -12,7 +12,6 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -303,11 +302,13 @@ def _ids(optimizer: Optimizer) -> set[int]:
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 
-def _living_optimizers() -> Iterator[Optimizer]:
+def _living_optimizers() -> list[Optimizer]:
     # Nobody keeps a list of them. It takes some 50 ms, once for an interface that looks forgotten.
-    for thing in gc.get_objects():
-        if issubclass(type(thing), Optimizer) and hasattr(thing, "param_groups"):
-            yield thing
+    # No generator: where one is left halfway, its frame holds every object of the process.
+    living = gc.get_objects()
+    found = [t for t in living if issubclass(type(t), Optimizer) and hasattr(t, "param_groups")]
+    living.clear()
+    return found
 
 
 def _has_gradients(optimizer: Optimizer) -> bool:
