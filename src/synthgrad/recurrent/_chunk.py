@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from synthgrad._finite import refusal
 from synthgrad._graph import current_walk
 from synthgrad._prediction import Prediction, in_precision, predict
-from synthgrad.errors import LockingError, NonFiniteError, about
+from synthgrad.errors import LockingError, about
 from synthgrad.feedback import Feedback, Regression
 from synthgrad.functional import mix, regression_grad
 from synthgrad.recurrent._state import Layout
@@ -230,8 +231,6 @@ class _Consume(torch.autograd.Function):
 
 def _refuse_non_finite(target: Tensor, size: Tensor) -> None:
     # A finite target may have an infinite norm, so that only says where to look.
-    if not math.isfinite(size.item()) and (bad := int((~target.isfinite()).sum())):
-        raise NonFiniteError(
-            f"the error that came back for the state has {bad} non-finite values (NaN or infinity) "
-            f"of {target.numel()}; expected finite ones. Nothing was fitted to it."
-        )
+    if not math.isfinite(size.item()) and not target.isfinite().all():
+        what = "the error that came back for the state"
+        raise refusal(target, what, "Nothing was fitted to it.")

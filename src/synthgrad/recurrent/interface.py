@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from synthgrad import _checks, _guards
 from synthgrad._extra_state import packed, unpacked
+from synthgrad._finite import is_finite
 from synthgrad._prediction import Prediction
 from synthgrad.context import current_context
 from synthgrad.errors import (
@@ -368,7 +368,7 @@ class RecurrentInterface(nn.Module):
         """Gives a chunk up whose prediction is not finite; what waits for it goes on waiting."""
         if not self.check_finite or predicted.device.type != "cpu":
             return
-        if not math.isfinite(predicted.sum().item()) and not predicted.isfinite().all():
+        if not is_finite(predicted):
             self._open = None
             raise NonFiniteError(
                 f"the prediction from a message of shape {tuple(message.shape)} has "
